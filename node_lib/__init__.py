@@ -1,0 +1,23 @@
+"""Neural ODEs in TensorFlow: ODE solvers, gradients through them and a Keras layer."""
+
+from .gradients import GRADIENTS
+from .integrate import odeint
+from .layer import Autonomous, ConcatTime, NeuralODE, get_neural_ode_layer
+from .solvers import SOLVERS, RungeKutta, euler, heun, midpoint, rk4
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRADIENTS",
+    "SOLVERS",
+    "Autonomous",
+    "ConcatTime",
+    "NeuralODE",
+    "RungeKutta",
+    "euler",
+    "get_neural_ode_layer",
+    "heun",
+    "midpoint",
+    "odeint",
+    "rk4",
+]

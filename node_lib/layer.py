@@ -1,0 +1,274 @@
+"""Keras layers around odeint, and the two ways to make dynamics of a network (Chapter 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from . import checks
+from .integrate import odeint
+from .solvers import SOLVERS, Func, Step, align, rk4
+
+# A copy of this package under another name registers its layers under that name.
+_PACKAGE = __package__ or "node_lib"
+
+
+def _plain_solver(solver: str | Step) -> Any:
+    """A solver as it is saved: by its name where it has one."""
+    for name, method in SOLVERS.items():
+        if solver is method or solver == name:
+            return name
+    return keras.saving.serialize_keras_object(solver)
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class Autonomous(keras.layers.Layer):
+    """f(t, z) = net(z): dynamics that do not look at the time.
+
+    Args:
+        net: a Keras layer or model, or any callable, of one input; its output has z's shape.
+
+    Chapter 4.
+    """
+
+    def __init__(self, net: Callable[[Any], Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.net = net
+
+    def build(self, t_shape: Any, z_shape: Any) -> None:
+        if isinstance(self.net, keras.layers.Layer) and not self.net.built:
+            self.net.build(z_shape)
+
+    def call(self, t: tf.Tensor, z: Any) -> Any:
+        return self.net(z)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "net": keras.saving.serialize_keras_object(self.net)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Autonomous:
+        return cls(**{**config, "net": keras.saving.deserialize_keras_object(config["net"])})
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class ConcatTime(Autonomous):
+    """f(t, z) = net([z, t]): the time is one more feature on the last axis of z (4.3).
+
+    Args:
+        net: a Keras layer or model, or any callable, of one input ``[..., features + 1]``; its
+            output has z's shape, ``[..., features]``.
+
+    Chapter 4.
+    """
+
+    def build(self, t_shape: Any, z_shape: Any) -> None:
+        super().build(t_shape, (*z_shape[:-1], z_shape[-1] + 1))
+
+    def call(self, t: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
+        ones = tf.ones_like(z[..., :1])
+        t = align(tf.cast(t, z.dtype), z)
+        # Each sample's own time may come as [batch, features], all alike.
+        t = t[..., :1] if len(t.shape) else t
+        return self.net(tf.concat([z, t * ones], axis=-1))
+
+
+@keras.saving.register_keras_serializable(_PACKAGE)
+class NeuralODE(keras.layers.Layer):
+    """A layer whose output is the state of an ODE, z(t0 + dt), from its input z(t0).
+
+        dz/dt = dynamics(t, z),    z(t0) = z0                                      (4.1)
+
+    ``layer(z0)`` integrates over [t0, t0 + dt]; ``layer(z0, dt)`` takes the time span from the
+    call: a scalar, or one for each sample, ``[batch, 1]`` (or ``[batch, dim]``, one for each
+    component). Time is in the unit that the dynamics assume.
+
+    Args:
+        dynamics: a Keras layer or any callable ``f(t, z)`` that returns dz/dt with z's structure
+            and shapes. ``Autonomous(net)`` and ``ConcatTime(net)`` make one of a network.
+        dt: the time span where the call gives none. Negative spans run backward.
+        t0: the time of z0.
+        solver: a name in ``SOLVERS``, a ``RungeKutta``, or ``step(func, t, h, z)``.
+        steps: the number of equal steps.
+        gradient: ``"backprop"``, ``"checkpoint"`` or ``"adjoint"``, as in ``odeint``.
+        return_states: also return the state after each step, ``[steps, ...]``. Gradients flow
+            into all of them.
+
+    Returns:
+        z(t0 + dt) with z0's structure, shapes and dtype; with ``return_states`` the pair
+        ``(z1, states)``.
+
+    Raises:
+        ValueError, TypeError: as ``odeint``.
+
+    ``solver``, ``steps``, ``dt``, ``t0`` and ``gradient`` may be changed after training. The state
+    keeps the precision of the layer's variables (float32 under a mixed policy). Called eagerly,
+    the layer compiles its solve once and calls it again from then on.
+
+    Source: Chen et al., Neural Ordinary Differential Equations (2018), arXiv 1806.07366.
+    Chapter 4.
+    """
+
+    def __init__(
+        self,
+        dynamics: Func,
+        *,
+        dt: float = 1.0,
+        t0: float = 0.0,
+        solver: str | Step = "rk4",
+        steps: int = 10,
+        gradient: str = "checkpoint",
+        return_states: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(autocast=False, **kwargs)
+        if not callable(dynamics):
+            raise TypeError(f"dynamics is {dynamics!r}: it must be a callable f(t, z)")
+        self.dynamics = dynamics
+        self.dt, self.t0 = dt, t0
+        self.solver, self.steps, self.gradient = solver, steps, gradient
+        self.return_states = return_states
+        checks.settings(solver, steps, gradient)
+        self._compiled_solve = tf.function(self._solve, reduce_retracing=True)
+
+    def build(self, z0_shape: Any, dt_shape: Any = None) -> None:
+        # Tracing once creates the variables of any dynamics, also of a layer that is not built.
+        z_specs = _map_shapes(lambda s: tf.TensorSpec(s, self.variable_dtype), z0_shape)
+        t_shape = [] if dt_shape is None else dt_shape
+        tf.function(self.dynamics, autograph=False).get_concrete_function(
+            tf.TensorSpec(t_shape, self.variable_dtype), z_specs
+        )
+
+    def call(self, z0: Any, dt: Any = None) -> Any:
+        z0 = tf.nest.map_structure(lambda x: tf.cast(x, self.variable_dtype), z0)
+        dt = tf.cast(self.dt if dt is None else dt, self.variable_dtype)
+        t0 = tf.cast(self.t0, self.variable_dtype)
+        solve = self._compiled_solve if tf.executing_eagerly() else self._solve
+        return solve(z0, t0, dt, self.solver, self.steps, self.gradient, self.return_states)
+
+    def _solve(
+        self,
+        z0: Any,
+        t0: tf.Tensor,
+        dt: tf.Tensor,
+        solver: str | Step,
+        steps: int,
+        gradient: str,
+        return_states: bool,
+    ) -> Any:
+        return solve_span(self._func, z0, t0, dt, solver, steps, gradient, return_states)
+
+    def _func(self, t: tf.Tensor, z: Any) -> Any:
+        """The dynamics, their result in the state's precision whatever they compute in."""
+        return tf.nest.map_structure(lambda k: tf.cast(k, self.variable_dtype), self.dynamics(t, z))
+
+    def compute_output_spec(self, z0: Any, dt: Any = None) -> Any:
+        def spec(x: Any, leading: tuple[int, ...] = ()) -> keras.KerasTensor:
+            return keras.KerasTensor((*leading, *x.shape), dtype=self.variable_dtype)
+
+        z1 = keras.tree.map_structure(spec, z0)
+        if not self.return_states:
+            return z1
+        return z1, keras.tree.map_structure(lambda x: spec(x, (self.steps,)), z0)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        config.pop("autocast", None)
+        return {
+            **config,
+            "dynamics": keras.saving.serialize_keras_object(self.dynamics),
+            "dt": self.dt,
+            "t0": self.t0,
+            "solver": _plain_solver(self.solver),
+            "steps": self.steps,
+            "gradient": self.gradient,
+            "return_states": self.return_states,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> NeuralODE:
+        config = dict(config)
+        config["dynamics"] = keras.saving.deserialize_keras_object(config["dynamics"])
+        if not isinstance(config["solver"], str):
+            config["solver"] = keras.saving.deserialize_keras_object(config["solver"])
+        return cls(**config)
+
+    def __repr__(self) -> str:
+        solver = _plain_solver(self.solver)
+        return (
+            f"NeuralODE({self.dynamics!r}, dt={self.dt}, t0={self.t0}, solver={solver!r}, "
+            f"steps={self.steps}, gradient={self.gradient!r})"
+        )
+
+
+def _map_shapes(function: Callable[[Any], Any], shapes: Any) -> Any:
+    """function of each shape in a structure of shapes; a shape is a tuple of numbers and None."""
+    if isinstance(shapes, dict):
+        return {name: _map_shapes(function, shape) for name, shape in shapes.items()}
+    if all(n is None or isinstance(n, int) for n in shapes):
+        return function(shapes)
+    return type(shapes)(_map_shapes(function, shape) for shape in shapes)
+
+
+def get_neural_ode_layer(
+    ode_func: Func, num_samples: int = 10, method: Step = rk4, return_states: bool = False
+) -> Callable[[Any, Any], Any]:
+    """A function ``layer(z0, dt)`` that solves dz/dt = ode_func(t, z) over [0, dt].
+
+    The smallest way to a Neural ODE: no Keras layer, any step function, adjoint gradient of z0,
+    of dt and of every variable that ode_func reads.
+
+    Args:
+        ode_func: ``ode_func(t, z)`` returns dz/dt with the structure of z.
+        num_samples: the number of steps in dt.
+        method: a step function ``method(func, t, h, z)``, such as ``euler`` or ``rk4``.
+        return_states: return the states after each step instead of the last one.
+
+    Returns:
+        ``layer(z0, dt)``: z0 a tensor ``[..., dim]`` or a structure of them, dt a scalar or
+        ``[..., 1]`` or ``[..., dim]``. It returns z at dt, with the structure and shapes of z0;
+        with ``return_states`` each tensor has a leading axis ``[num_samples, ...]``.
+
+    Raises:
+        ValueError, TypeError: as ``odeint``.
+
+    Chapter 4 writes it out.
+    """
+    checks.settings(method, num_samples, "adjoint")
+
+    def layer(z0: Any, dt: Any) -> Any:
+        dtype = tf.convert_to_tensor(tf.nest.flatten(z0)[0]).dtype
+        dt = tf.convert_to_tensor(dt, dtype)
+        solution = solve_span(
+            ode_func, z0, tf.zeros_like(dt), dt, method, num_samples, "adjoint", return_states
+        )
+        return solution[1] if return_states else solution
+
+    return layer
+
+
+def solve_span(
+    func: Func,
+    z0: Any,
+    t0: tf.Tensor,
+    dt: tf.Tensor,
+    solver: str | Step,
+    steps: int,
+    gradient: str,
+    return_states: bool,
+) -> Any:
+    """z(t0 + dt), or the pair of it and the states after each of the steps, [steps, ...]."""
+    times = steps + 1 if return_states else 2
+    parts = tf.range(times, dtype=dt.dtype) / (times - 1)
+    z = odeint(
+        func,
+        z0,
+        t0 + tf.reshape(parts, [-1] + [1] * len(dt.shape)) * dt,
+        solver=solver,
+        steps=1 if return_states else steps,
+        gradient=gradient,
+    )
+    z1 = tf.nest.map_structure(lambda x: x[-1], z)
+    return (z1, tf.nest.map_structure(lambda x: x[1:], z)) if return_states else z1
