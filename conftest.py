@@ -5,6 +5,9 @@ import pytest
 
 @pytest.hookimpl(trylast=True)
 def pytest_collectstart(collector):
-    """Leave out of nbval's comparison what differs between machines: the error stream, and pictures (PNG is its own rule)."""
+    """Leave out of nbval's comparison what differs between machines.
+
+    TensorFlow writes times and process numbers to the error stream. PNG is left out already.
+    """
     if hasattr(collector, "skip_compare"):
         collector.skip_compare = (*collector.skip_compare, "stderr", "image/svg+xml")

@@ -1,9 +1,9 @@
 """Run notebooks from top to bottom in fresh kernels and store their outputs.
 
-python tools/refresh.py                          all chapters
-python tools/refresh.py 01-resnet-is-euler 3     some, by name, by the beginning of a name or by number
+python tools/refresh.py                        all chapters
+python tools/refresh.py 01-resnet-is-euler 3   some, by name, its beginning or the number
 
-What is stored does not depend on the machine or the hour: no timings, no error stream, no kernel versions.
+What is stored does not depend on the machine or the hour: no timings, no error stream, no versions.
 A notebook with a failing cell is left as it was.
 """
 
@@ -13,8 +13,7 @@ import re
 import sys
 import time
 
-import nbformat
-from bookfiles import BOOK, RUN_TIMES, chapters, write
+from bookfiles import BOOK, RUN_TIMES, chapters, read, write
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from tqdm import tqdm
@@ -31,7 +30,8 @@ def chosen(names):
     paths = [path for path in chapters() if any(path.stem.startswith(stem) for stem in stems)]
     unknown = [stem for stem in stems if not any(path.stem.startswith(stem) for path in paths)]
     if unknown:
-        raise SystemExit(f"no chapter is called {', '.join(unknown)}; there are {', '.join(p.stem for p in chapters())}")
+        known = ", ".join(path.stem for path in chapters())
+        raise SystemExit(f"no chapter is called {', '.join(unknown)}; there are: {known}")
     return paths
 
 
@@ -44,7 +44,7 @@ def clean(cell):
 
 def run(path):
     """Execute one notebook and store it; returns the seconds that took."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read(path)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
@@ -72,7 +72,8 @@ def run(path):
 def report(path, error):
     """Say which cell failed, why, and what that means for the file."""
     text = TERMINAL_COLOURS.sub("", str(error)).strip()
-    print(f"\n{path.name}: a cell failed, so the stored notebook was left as it was.\n\n{text}\n", file=sys.stderr)
+    print(f"\n{path.name}: a cell failed; the stored notebook is as it was.\n", file=sys.stderr)
+    print(text, file=sys.stderr)
 
 
 def main(names):

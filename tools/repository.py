@@ -2,8 +2,9 @@
 
 python tools/repository.py https://github.com/NAME/BOOK
 
-`_config.yml` holds the address. Every file that names the old one gets the new one: notebooks with their Colab links and
-set-up cells, pages, README, CITATION.cff, pyproject.toml. Running it twice changes nothing more.
+`_config.yml` holds the address. Every file that names the old one gets the new one: notebooks with
+their Colab links and set-up cells, pages, README, CITATION.cff, pyproject.toml. Running it twice
+changes nothing more.
 """
 
 import os
@@ -15,15 +16,19 @@ import yaml
 
 SUFFIXES = {".ipynb", ".md", ".yml", ".yaml", ".cff", ".toml"}
 SKIPPED = {".git", ".venv", "_build", "__pycache__"}
-# GitHub's rules: letters, digits and single hyphens for an account; also dots and underscores for a repository.
-ADDRESS = re.compile(r"https://github\.com/([A-Za-z0-9](?:[A-Za-z0-9]|-(?=[A-Za-z0-9])){0,38})/([A-Za-z0-9._-]+)")
+# GitHub's rules: an account has letters, digits and single hyphens; a repository also . and _
+ACCOUNT = r"[A-Za-z0-9](?:[A-Za-z0-9]|-(?=[A-Za-z0-9])){0,38}"
+ADDRESS = re.compile(rf"https://github\.com/({ACCOUNT})/([A-Za-z0-9._-]+)")
 
 
 def parse(address):
-    """The account and the name in an address; raises ValueError for anything but a GitHub repository's address."""
+    """The account and the name in an address; ValueError if it is no GitHub repository's."""
     found = ADDRESS.fullmatch(address.rstrip("/").removesuffix(".git"))
     if not found:
-        raise ValueError(f"not the address of a GitHub repository: {address!r}; it must be https://github.com/NAME/BOOK")
+        raise ValueError(
+            f"not the address of a GitHub repository: {address!r}; "
+            "it must be https://github.com/NAME/BOOK"
+        )
     return found.groups()
 
 
@@ -34,20 +39,23 @@ def text_files(root):
 
 
 def rewrite(root, address):
-    """Put `address` in the place of the present one in all files below `root`; returns the files that changed."""
+    """Put `address` for the present one in all files below `root`; returns those that changed."""
     name, book = parse(address)
-    present = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
-    old_name, old_book = present.removeprefix("https://github.com/").split("/")
-    ends = r"(?![A-Za-z0-9_-])"
-    patterns = [  # github.com/A/B and colab.research.google.com/github/A/B; the site A.github.io/B
-        (re.compile(rf"(github(?:\.com)?/){re.escape(old_name)}/{re.escape(old_book)}{ends}"), rf"\g<1>{name}/{book}"),
-        (re.compile(rf"{re.escape(old_name)}\.github\.io/{re.escape(old_book)}{ends}"), f"{name}.github.io/{book}"),
-    ]
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    present = config["repository"]["url"].removeprefix("https://github.com/")
+    old_name, old_book = map(re.escape, present.split("/"))
+    end = r"(?![A-Za-z0-9_-])"
+    replacements = {
+        # github.com/A/B and colab.research.google.com/github/A/B
+        rf"(github(?:\.com)?/){old_name}/{old_book}{end}": rf"\g<1>{name}/{book}",
+        # the published pages
+        rf"{old_name}\.github\.io/{old_book}{end}": f"{name}.github.io/{book}",
+    }
     changed = []
     for path in text_files(root):
         before = after = path.read_bytes().decode("utf-8")
-        for pattern, replacement in patterns:
-            after = pattern.sub(replacement, after)
+        for pattern, replacement in replacements.items():
+            after = re.sub(pattern, replacement, after)
         if after != before:
             path.write_bytes(after.encode("utf-8"))
             changed.append(path.relative_to(root))

@@ -3,8 +3,7 @@
 `python tools/setup_cell.py` writes it into every notebook of the book.
 """
 
-import nbformat
-from bookfiles import chapters, repository, write
+from bookfiles import chapters, read, repository, write
 
 TEMPLATE = """\
 #@title Set up: run this first
@@ -35,7 +34,7 @@ def setup_source():
 
 def main():
     for path in chapters():
-        notebook = nbformat.read(path, as_version=4)
+        notebook = read(path)
         cell = next(cell for cell in notebook.cells if cell.cell_type == "code")
         if cell.source != setup_source():
             cell.source = setup_source()
