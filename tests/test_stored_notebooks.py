@@ -28,6 +28,7 @@ FOLDED = {"hide-cell", "hide-input"}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|Users|tmp|work|content|opt|usr)/|[A-Z]:\\\\")
 MYST = re.compile(r"^(?:`{3,}|:{3,})\{|\{[a-z][\w:-]*\}`|^\([\w-]+\)=\s*$", re.MULTILINE)
 IMAGE = re.compile(r"!\[[^\]]*\]\(|<img\b")
+EXERCISE = r"^\*\*Exercise (\d+\.\d+)(?: \([^)]*\))?\.\*\*"
 EQUATION = re.compile(r"\\tag\{([^}]*)\}")
 EQUATION_NAMED = re.compile(r"\((\d+\.[1-9]\d*)\)")
 
@@ -161,7 +162,7 @@ def test_says_what_you_will_learn(path):
 @every_chapter
 def test_has_three_exercises_with_solutions(path):
     notebook, chapter = load(path), chapter_number(path)
-    exercises = re.findall(r"^\*\*Exercise (\d+\.\d+)\.\*\*", markdown(notebook), re.MULTILINE)
+    exercises = re.findall(EXERCISE, markdown(notebook), re.MULTILINE)
     assert exercises == [f"{chapter}.{i}" for i in (1, 2, 3)]
     in_text = re.findall(r"<summary>Solution to exercise (\d+\.\d+)</summary>", markdown(notebook))
     in_code = {}
@@ -176,6 +177,12 @@ def test_has_three_exercises_with_solutions(path):
         assert "Right: " in printed(cell), f"the check does not accept the solution of {number}"
     visible = [c for c in code_cells(notebook) if not FOLDED & set(c.metadata.get("tags", []))]
     assert any("Not yet: " in printed(cell) for cell in visible), "a check refuses the stub"
+
+
+@every_chapter
+def test_no_cell_hides_its_value_by_a_semicolon(path):
+    """Jupyter leaves the value out then, nbval does not: the comparison of outputs would fail."""
+    assert not [c.source for c in code_cells(load(path)) if c.source.rstrip().endswith(";")]
 
 
 @every_chapter
