@@ -22,6 +22,8 @@ async () => {
     const name = (image.getAttribute("src") || "").slice(0, 80);
     if (!image.alt.trim()) faults.push(`no text alternative: ${name}`);
     try { await image.decode(); } catch { faults.push(`does not load: ${name}`); }
+    const shown = image.width / image.height, own = image.naturalWidth / image.naturalHeight;
+    if (image.closest("article") && Math.abs(shown / own - 1) > 0.02) faults.push(`out of shape: ${image.alt}`);
   }
 
   // Width: the page does not scroll sideways, and nothing is cut off outside a box of its own that scrolls
