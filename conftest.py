@@ -1,6 +1,14 @@
 """Settings that the tests in tests/ and the notebooks in book/ share."""
 
+import os
+
 import pytest
+from hypothesis import settings
+
+# The same cases in every run, unless a long search is asked for.
+settings.register_profile("quick", max_examples=40, derandomize=True, deadline=None)
+settings.register_profile("long", max_examples=2000, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.hookimpl(trylast=True)

@@ -30,6 +30,11 @@ def state(z0: Any, name: str = "z0") -> Any:
     leaves = tf.nest.flatten(z0)
     if not leaves:
         raise ValueError(f"{name} holds no tensor: it must be a tensor or a structure of tensors")
+    if tf.nest.is_nested(z0) and all(isinstance(x, numbers.Number) for x in leaves):
+        raise TypeError(
+            f"{name} is {z0!r}, a structure of bare numbers: pass one tensor, such as "
+            "tf.constant([1.0, 2.0]), or a structure of tensors"
+        )
     z0 = tf.nest.map_structure(tf.convert_to_tensor, z0)
     leaves = tf.nest.flatten(z0)
     for leaf in leaves:
@@ -102,6 +107,8 @@ def slope(dz: Any, z: Any) -> list[tf.Tensor]:
     """The leaves of func's result, which must have z's structure, shapes and dtype."""
     try:
         tf.nest.assert_same_structure(z, dz)
+        if any(k is None for k in tf.nest.flatten(dz)):
+            raise TypeError("a leaf is None")
     except (TypeError, ValueError) as error:
         raise ValueError(
             "func(t, z) returned another structure than z: it must return dz/dt with z's "

@@ -16,11 +16,16 @@ FlatFunc = Callable[[tf.Tensor, States], States]
 
 @dataclass(frozen=True)
 class FixedGrid:
-    """dz/dt = func(t, z) with ``steps`` equal steps of ``step`` in each interval."""
+    """dz/dt = func(t, z) with ``steps`` equal steps of ``step`` in each interval.
+
+    func takes and returns the leaves of the state as a list; ``pack`` gives them back the
+    structure in which the step function, which may be the user's own, is to see them.
+    """
 
     func: FlatFunc
     step: Step
     steps: int
+    pack: Callable[[States], Any]
 
     def rescaled(self, t0: tf.Tensor, dt: tf.Tensor) -> FlatFunc:
         """dz/ds = dt f(t0 + s dt, z) for s in [0, 1]                               (4.2)
@@ -36,7 +41,12 @@ class FixedGrid:
     def advance(self, t0: tf.Tensor, dt: tf.Tensor, n: tf.Tensor, zs: States) -> States:
         """The states after step n of the interval [t0, t0 + dt]."""
         h = tf.constant(1.0 / self.steps, zs[0].dtype)
-        return self.step(self.rescaled(t0, dt), tf.cast(n, h.dtype) * h, h, zs)
+        func = self.rescaled(t0, dt)
+
+        def packed(s: tf.Tensor, z: Any) -> Any:
+            return self.pack(func(s, tf.nest.flatten(z)))
+
+        return tf.nest.flatten(self.step(packed, tf.cast(n, h.dtype) * h, h, self.pack(zs)))
 
     def states(self, z0: States, t: tf.Tensor, keep_every_step: bool = False) -> States:
         """The states at the times t, [T, ...], or after every step, [(T - 1) steps + 1, ...]."""

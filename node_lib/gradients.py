@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from .fixed_grid import FixedGrid, Rows, States, count, repeat, write
+from .solvers import RungeKutta
 
 GRADIENTS = ("backprop", "checkpoint", "adjoint")
 
@@ -136,12 +137,39 @@ def _adjoint(
         dz, gs = vjp(lambda: func(s, zs), [*zs, t0, dt, *read], [-x for x in a])
         return [dz, gs[:size], gs[size:]]
 
-    def one_step(n: tf.Tensor, state: list[States]) -> list[States]:
-        return grid.step(augmented, 1.0 + tf.cast(n, h.dtype) * h, h, state)
-
     start = [[k[i + 1] for k in kept], a, [tf.zeros_like(t0), tf.zeros_like(dt), *grads]]
-    _, a, gs = repeat(grid.steps, one_step, start)
+    if isinstance(grid.step, RungeKutta) or tf.nest.is_nested(grid.pack(a)):
+        to_step = from_step = lambda state: state
+    else:
+        # A user's step function that was written for one tensor gets one tensor.
+        to_step, from_step = _as_vector(start)
+
+    def one_step(n: tf.Tensor, state: Any) -> Any:
+        s = 1.0 + tf.cast(n, h.dtype) * h
+        return grid.step(lambda s, x: to_step(augmented(s, from_step(x))), s, h, state)
+
+    _, a, gs = from_step(repeat(grid.steps, one_step, to_step(start)))
     return a, gs[:2], gs[2:]
+
+
+def _as_vector(like: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Two functions: from a structure like the one given to one flat vector, and back."""
+    leaves = tf.nest.flatten(like)
+    sizes = [tf.size(x) for x in leaves]
+    dtype = leaves[0].dtype
+
+    def to_vector(structure: Any) -> tf.Tensor:
+        parts = [tf.reshape(tf.cast(x, dtype), [-1]) for x in tf.nest.flatten(structure)]
+        return tf.concat(parts, axis=0)
+
+    def from_vector(vector: tf.Tensor) -> Any:
+        parts = zip(tf.split(vector, sizes, num=len(leaves)), leaves, strict=True)
+        shaped = [tf.cast(tf.reshape(part, tf.shape(x)), x.dtype) for part, x in parts]
+        for part, x in zip(shaped, leaves, strict=True):
+            part.set_shape(x.shape)
+        return tf.nest.pack_sequence_as(like, shaped)
+
+    return to_vector, from_vector
 
 
 def _add(xs: States, ys: States) -> States:

@@ -61,10 +61,12 @@ def odeint(
     z0 = checks.state(z0)
     t = checks.times(t, z0)
 
+    def pack(leaves: list[tf.Tensor]) -> Any:
+        return tf.nest.pack_sequence_as(z0, leaves)
+
     def flat_func(t: tf.Tensor, zs: list[tf.Tensor]) -> list[tf.Tensor]:
-        z = tf.nest.pack_sequence_as(z0, zs)
+        z = pack(zs)
         return checks.slope(func(t, z), z)
 
-    grid = FixedGrid(flat_func, step, steps)
-    states = gradients.solve(grid, tf.nest.flatten(z0), t, gradient)
-    return tf.nest.pack_sequence_as(z0, states)
+    grid = FixedGrid(flat_func, step, steps, pack)
+    return pack(gradients.solve(grid, tf.nest.flatten(z0), t, gradient))

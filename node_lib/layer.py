@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import keras
@@ -10,18 +12,40 @@ import tensorflow as tf
 
 from . import checks
 from .integrate import odeint
-from .solvers import SOLVERS, Func, Step, align, rk4
+from .solvers import SOLVERS, Func, RungeKutta, Step, align, rk4
 
 # A copy of this package under another name registers its layers under that name.
 _PACKAGE = __package__ or "node_lib"
 
 
 def _plain_solver(solver: str | Step) -> Any:
-    """A solver as it is saved: by its name where it has one."""
+    """A solver as it is saved: its name where it has one, else its tableau, else Keras's form."""
     for name, method in SOLVERS.items():
-        if solver is method or solver == name:
+        if solver in (method, name):
             return name
+    if isinstance(solver, RungeKutta):
+        return {"tableau": _fractions_to(str, dataclasses.asdict(solver))}
     return keras.saving.serialize_keras_object(solver)
+
+
+def _solver_from_plain(plain: Any) -> str | Step:
+    if isinstance(plain, str):
+        return plain
+    if "tableau" in plain:
+        return RungeKutta(**_fractions_to(Fraction, plain["tableau"]))
+    return keras.saving.deserialize_keras_object(plain)
+
+
+def _fractions_to(kind: Callable[[Any], Any], tableau: dict[str, Any]) -> dict[str, Any]:
+    """The tableau with kind(number) in place of each coefficient."""
+
+    def convert(x: Any) -> Any:
+        if isinstance(x, list | tuple):
+            return tuple(convert(entry) for entry in x)
+        return x if x is None else kind(x)
+
+    plain = {"name", "order"}
+    return {key: x if key in plain else convert(x) for key, x in tableau.items()}
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
@@ -141,6 +165,12 @@ class NeuralODE(keras.layers.Layer):
             tf.TensorSpec(t_shape, self.variable_dtype), z_specs
         )
 
+    def __call__(self, z0: Any, dt: Any = None, **kwargs: Any) -> Any:
+        # Keras takes only tensors by position; a bare number is welcome here.
+        if isinstance(dt, int | float):
+            dt = tf.constant(dt, self.variable_dtype)
+        return super().__call__(z0, dt, **kwargs)
+
     def call(self, z0: Any, dt: Any = None) -> Any:
         z0 = tf.nest.map_structure(lambda x: tf.cast(x, self.variable_dtype), z0)
         dt = tf.cast(self.dt if dt is None else dt, self.variable_dtype)
@@ -191,8 +221,7 @@ class NeuralODE(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> NeuralODE:
         config = dict(config)
         config["dynamics"] = keras.saving.deserialize_keras_object(config["dynamics"])
-        if not isinstance(config["solver"], str):
-            config["solver"] = keras.saving.deserialize_keras_object(config["solver"])
+        config["solver"] = _solver_from_plain(config["solver"])
         return cls(**config)
 
     def __repr__(self) -> str:

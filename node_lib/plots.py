@@ -91,7 +91,7 @@ def vector_field(
 
 
 _PLAYER = """<figure class="node-player" id="{name}" style="margin:1em auto;max-width:{width}px">
-<img src="{first}" alt="{alt}" width="{width}" height="{height}" 
+<img src="{first}" alt="{alt}" width="{width}" height="{height}"
  style="width:100%;height:auto;background:#fff">
 <div style="display:flex;gap:.6em;align-items:center;font:14px sans-serif">
 <button type="button" aria-label="Play"

@@ -90,6 +90,10 @@ class RungeKutta:
 
     def stages(self, func: Func, t: Any, h: Any, z: Any) -> list[Any]:
         """The slopes k_1 to k_s of one step, each with the structure of z."""
+        z = tf.nest.map_structure(tf.convert_to_tensor, z)
+        # A bare number would become float32 inside func, whatever the state is.
+        dtype = tf.nest.flatten(z)[0].dtype
+        t, h = tf.convert_to_tensor(t, dtype), tf.convert_to_tensor(h, dtype)
         ks: list[Any] = []
         for row, node in zip(self.a, self.c, strict=True):
             ks.append(func(t + float(node) * h, _advance(z, h, row, ks)))
