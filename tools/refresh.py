@@ -50,9 +50,10 @@ def clean(cell):
 
 def smaller(png):
     """A figure with 128 colours, about a third of the bytes; lines and text look the same."""
-    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    picture = Image.open(io.BytesIO(base64.b64decode(png)))
+    colours = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
-    picture.quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    colours.save(buffer, "PNG", optimize=True, dpi=picture.info["dpi"])
     return base64.b64encode(buffer.getvalue()).decode()
 
 
