@@ -8,6 +8,10 @@ async () => {
   for (const math of document.querySelectorAll(".math")) {
     if (!math.querySelector("mjx-container")) faults.push(`not typeset: ${math.textContent.slice(0, 80)}`);
   }
+  for (const formula of document.querySelectorAll(".math mjx-container")) {
+    const box = formula.closest(".math").getBoundingClientRect(); // what lies left of it cannot be scrolled to
+    if (formula.getBoundingClientRect().left < box.left - 1) faults.push("a formula is cut off at the left");
+  }
   for (const error of document.querySelectorAll("mjx-merror")) {
     faults.push(`mathematics: ${error.getAttribute("data-mjx-error") || error.textContent}`);
   }
