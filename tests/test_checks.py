@@ -57,7 +57,7 @@ GOOD = {
         ({"func": lambda t, z: tf.cast(z, tf.float32)}, TypeError, "returned dtype float32"),
         ({"func": lambda t, z: None}, ValueError, "another structure than z"),
     ],
-    ids=str,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 @pytest.mark.parametrize("gradient", ["backprop", "checkpoint"])
 def test_wrong_input_is_refused(wrong, error, words, gradient):
