@@ -1,9 +1,20 @@
 """Neural ODEs in TensorFlow: ODE solvers, gradients through them and a Keras layer."""
 
 from .gradients import GRADIENTS
-from .integrate import odeint
+from .integrate import Stats, odeint
 from .layer import Autonomous, ConcatTime, NeuralODE, get_neural_ode_layer
-from .solvers import SOLVERS, RungeKutta, euler, heun, midpoint, rk4
+from .solvers import (
+    SOLVERS,
+    RungeKutta,
+    bosh3,
+    dopri5,
+    dopri8,
+    euler,
+    heun,
+    midpoint,
+    rk4,
+    tsit5,
+)
 
 __version__ = "0.1.0"
 
@@ -14,10 +25,15 @@ __all__ = [
     "ConcatTime",
     "NeuralODE",
     "RungeKutta",
+    "Stats",
+    "bosh3",
+    "dopri5",
+    "dopri8",
     "euler",
     "get_neural_ode_layer",
     "heun",
     "midpoint",
     "odeint",
     "rk4",
+    "tsit5",
 ]

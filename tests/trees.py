@@ -1,7 +1,9 @@
 """Order conditions of Runge-Kutta methods, one for each rooted tree, in exact fractions.
 
 A method has order p if sum_i b_i Phi_i(tree) = 1 / gamma(tree) for every rooted tree of at most
-p nodes (Butcher 2016, section 31; Hairer, Norsett & Wanner 1993, section II.2).
+p nodes (Butcher 2016, section 31; Hairer, Norsett & Wanner 1993, section II.2). A dense output
+has order q if sum_i b_i(theta) Phi_i(tree) = theta^|tree| / gamma(tree) for every tree of at most
+q nodes (Hairer, Norsett & Wanner 1993, section II.6).
 """
 
 from fractions import Fraction
@@ -53,3 +55,14 @@ def residuals(a, b, nodes):
         - Fraction(1, gamma(tree))
         for tree in rooted_trees(nodes)
     ]
+
+
+def dense_residuals(a, dense, nodes):
+    """Every coefficient of sum_i b_i(theta) Phi_i - theta^nodes / gamma, for every such tree."""
+    found = []
+    for tree in rooted_trees(nodes):
+        phi = weights(tree, a)
+        for power, column in enumerate(zip(*dense, strict=True), start=1):
+            exact = Fraction(1, gamma(tree)) if power == nodes else 0
+            found.append(sum(x * y for x, y in zip(column, phi, strict=True)) - exact)
+    return found
