@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from .adaptive import NOT_FINITE, RUNNING, UNDERFLOW
 from .gradients import GRADIENTS
 from .solvers import SOLVERS, RungeKutta, Step
 
@@ -90,6 +91,18 @@ def times(t: Any, z0: Any) -> tf.Tensor:
     return t
 
 
+def batch(z0: Any) -> None:
+    """per_sample needs a first axis of one length on every leaf."""
+    shapes = [leaf.shape for leaf in tf.nest.flatten(z0)]
+    if any(shape.rank == 0 for shape in shapes) or not all(
+        shape[:1].is_compatible_with(shapes[0][:1]) for shape in shapes
+    ):
+        raise ValueError(
+            f"per_sample=True with states of shapes {', '.join(map(str, shapes))}: axis 0 of "
+            "every tensor must be the batch, with one length"
+        )
+
+
 def _check_broadcast(row: tf.TensorShape, leaf: tf.TensorShape) -> None:
     """Whether one row of times a sample pairs with the axes of a state, from the first axis on."""
     shared = list(zip(row, leaf, strict=False))
@@ -141,11 +154,17 @@ def _outline(structure: Any) -> str:
     return str(list(structure.shape)) if hasattr(structure, "shape") else repr(structure)
 
 
-def settings(solver: str | Step, steps: Any, gradient: str) -> tuple[Step, int]:
-    """The step function and the number of steps, and a gradient mode that exists."""
+def settings(solver: str | Step, steps: Any, gradient: str) -> tuple[Step, int | None]:
+    """The step function and the number of steps (None: adaptive), and a gradient that exists."""
     step = _solver(solver)
     _choice(gradient, GRADIENTS, "gradient")
-    return step, _steps(steps, step)
+    steps = _steps(steps, step)
+    if gradient == "reversible" and steps is None:
+        raise ValueError(
+            'gradient="reversible" with steps=None: the reversible scheme needs fixed steps; give '
+            'steps, or use gradient="checkpoint"'
+        )
+    return step, steps
 
 
 def _solver(method: str | Step) -> Step:
@@ -167,9 +186,78 @@ def _choice(value: str, known: Sequence[str], name: str) -> str:
     return value
 
 
-def _steps(n: Any, method: Any) -> int:
-    """The number of equal steps in each interval, at least one."""
+def tolerances(rtol: float, atol: float, max_steps: int, on_failure: str) -> None:
+    """The settings of adaptive steps: positive, finite and not all zero."""
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} is {value!r}: it must be a positive number")
+    if isinstance(max_steps, bool) or not isinstance(max_steps, numbers.Integral):
+        raise TypeError(f"max_steps is {max_steps!r}: it must be a whole number")
+    if max_steps < 1:
+        raise ValueError(f"max_steps is {max_steps}: it must be at least 1")
+    _choice(on_failure, ("raise", "nan"), "on_failure")
+
+
+def arrived(report: tf.Tensor, t: tf.Tensor, max_steps: int) -> None:
+    """Raise if an adaptive solve did not reach its end; XLA cannot raise and has NaN instead."""
+    if 0 in report.shape:  # an empty batch
+        return
+    report = tf.reshape(report, [6, -1])  # one column, or one a sample
+    worst = tf.argmin(report[4])
+    _, _, accepted, status, s, h = tf.unstack(report[:, worst])
+    failed = tf.reduce_sum(tf.cast(report[4] < 1, tf.int32))
+    where = ["in", failed, "of", tf.shape(report)[1], "samples"] if report.shape[1] != 1 else []
+
+    def of_worst(x: tf.Tensor) -> tf.Tensor:
+        x = tf.reshape(x, [-1])
+        return x[tf.minimum(worst, tf.size(x, tf.int64) - 1)]
+
+    start, span = of_worst(t[0]), of_worst(t[-1] - t[0])
+    at, step = start + s * span, tf.abs(h * span)
+    reasons = {
+        UNDERFLOW: [
+            "the step size fell to",
+            step,
+            "at t =",
+            at,
+            *where,
+            "where it no longer changes t: raise rtol "
+            "and atol, or use float64; the problem may be stiff or singular there",
+        ],
+        NOT_FINITE: [
+            "func(t, z) gave NaN or infinity near t =",
+            at,
+            *where,
+            "and no step, however small, avoids "
+            "it: look at func there, or at whether the solution exists beyond that time",
+        ],
+        RUNNING: [
+            f"max_steps = {max_steps} steps, of which",
+            accepted,
+            "were accepted, reached t =",
+            at,
+            "of",
+            start + span,
+            "with a step size of",
+            step,
+            *where,
+            "at the end: raise max_steps, rtol or atol; a stiff problem needs many steps",
+        ],
+    }
+    for reason, sentence in reasons.items():
+        fine = (s >= 1) | tf.not_equal(tf.cast(status, tf.int32), reason)
+        if not tf.executing_eagerly():
+            tf.debugging.Assert(fine, sentence)
+        elif not fine:
+            words = [x if isinstance(x, str) else f"{float(x):.6g}" for x in sentence]
+            raise RuntimeError(" ".join(words))
+
+
+def _steps(n: Any, method: Any) -> int | None:
+    """The number of equal steps in each interval, at least one; None: adaptive."""
     if n is None:
+        if isinstance(method, RungeKutta) and method.b_error is not None:
+            return None
         name = method.name if isinstance(method, RungeKutta) else repr(method)
         raise ValueError(
             f"steps is None, and the solver {name} has no error estimate to choose its own steps: "

@@ -14,6 +14,18 @@ States = list[tf.Tensor]
 FlatFunc = Callable[[tf.Tensor, States], States]
 
 
+def rescaled(func: FlatFunc, t0: tf.Tensor, dt: tf.Tensor) -> FlatFunc:
+    """dz/ds = dt f(t0 + s dt, z) for s in [0, 1]                               (4.2)
+
+    One scalar clock s for all samples, in both directions of time, whatever t0 and dt are.
+    """
+
+    def rescaled_func(s: tf.Tensor, zs: States) -> States:
+        return [align(dt, k) * k for k in func(t0 + s * dt, zs)]
+
+    return rescaled_func
+
+
 @dataclass(frozen=True)
 class FixedGrid:
     """dz/dt = func(t, z) with ``steps`` equal steps of ``step`` in each interval.
@@ -27,26 +39,18 @@ class FixedGrid:
     steps: int
     pack: Callable[[States], Any]
 
-    def rescaled(self, t0: tf.Tensor, dt: tf.Tensor) -> FlatFunc:
-        """dz/ds = dt f(t0 + s dt, z) for s in [0, 1]                               (4.2)
-
-        One scalar clock s for all samples, in both directions of time, whatever t0 and dt are.
-        """
-
-        def rescaled_func(s: tf.Tensor, zs: States) -> States:
-            return [align(dt, k) * k for k in self.func(t0 + s * dt, zs)]
-
-        return rescaled_func
-
-    def advance(self, t0: tf.Tensor, dt: tf.Tensor, n: tf.Tensor, zs: States) -> States:
-        """The states after step n of the interval [t0, t0 + dt]."""
-        h = tf.constant(1.0 / self.steps, zs[0].dtype)
-        func = self.rescaled(t0, dt)
+    def advance(
+        self, t0: tf.Tensor, dt: tf.Tensor, n: tf.Tensor, zs: States, direction: int = 1
+    ) -> States:
+        """The states one step after time n of the interval [t0, t0 + dt], or one before it."""
+        size = tf.constant(1.0 / self.steps, zs[0].dtype)
+        func = rescaled(self.func, t0, dt)
 
         def packed(s: tf.Tensor, z: Any) -> Any:
             return self.pack(func(s, tf.nest.flatten(z)))
 
-        return tf.nest.flatten(self.step(packed, tf.cast(n, h.dtype) * h, h, self.pack(zs)))
+        s, h = tf.cast(n, size.dtype) * size, direction * size
+        return tf.nest.flatten(self.step(packed, s, h, self.pack(zs)))
 
     def states(self, z0: States, t: tf.Tensor, keep_every_step: bool = False) -> States:
         """The states at the times t, [T, ...], or after every step, [(T - 1) steps + 1, ...]."""
@@ -86,7 +90,9 @@ def write(arrays: list[tf.TensorArray], i: tf.Tensor, values: States) -> list[tf
     return [array.write(i, value) for array, value in zip(arrays, values, strict=True)]
 
 
-def repeat(n: Any, body: Callable[[tf.Tensor, Any], Any], state: Any) -> Any:
+def repeat(
+    n: Any, body: Callable[[tf.Tensor, Any], Any], state: Any, at_most: int | None = None
+) -> Any:
     """body(i, state) for i = 0 to n - 1, as one loop of the graph.
 
     tf.while_loop is traced once, however many the steps: as fast as a Python loop that is
@@ -97,6 +103,6 @@ def repeat(n: Any, body: Callable[[tf.Tensor, Any], Any], state: Any) -> Any:
         lambda i, _: i < n,
         lambda i, state: (i + 1, body(i, state)),
         (tf.constant(0), state),
-        maximum_iterations=n,
+        maximum_iterations=n if at_most is None else at_most,
     )
     return state

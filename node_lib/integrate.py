@@ -1,14 +1,27 @@
-"""odeint: states of an ODE at requested times, with gradients (Chapters 2 to 4)."""
+"""odeint: states of an ODE at requested times, with gradients (Chapters 2 to 4, 7 and 9)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from . import checks, gradients
-from .fixed_grid import FixedGrid
+from .adaptive import Adaptive
+from .adaptive_gradients import solve_adaptive
+from .fixed_grid import FixedGrid, count
 from .solvers import Func, Step
+
+
+class Stats(NamedTuple):
+    """What a solve did: evaluations of func, steps accepted, steps rejected.
+
+    int32, one number, or with ``per_sample`` one for each sample, ``[batch]``.
+    """
+
+    evaluations: tf.Tensor
+    accepted: tf.Tensor
+    rejected: tf.Tensor
 
 
 def odeint(
@@ -16,17 +29,30 @@ def odeint(
     z0: Any,
     t: Any,
     *,
-    solver: str | Step,
-    steps: int | None,
+    solver: str | Step = "dopri5",
+    steps: int | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-6,
     gradient: str = "checkpoint",
+    per_sample: bool = False,
+    max_steps: int = 1000,
+    on_failure: str = "raise",
+    return_stats: bool = False,
 ) -> Any:
     """Solve dz/dt = f(t, z), z(t[0]) = z0, and return z at every time of t.
 
-    Each interval [t_i, t_i+1] is rescaled to s in [0, 1] (4.2) and cut into equal steps:
+    On the fixed grid each interval [t_i, t_i+1] is rescaled to s in [0, 1] (4.2) and cut into
+    equal steps:
 
         dz/ds = dt f(t_i + s dt, z),    dt = t_i+1 - t_i,    h = 1 / steps
 
-    so time may run backward, and each sample may have its own times.
+    so time may run backward, and each sample may have its own times. With ``steps=None`` the
+    whole span is rescaled, and the solver chooses each step so that
+
+        sqrt(mean((error / (atol + rtol max(|z_n|, |z_n+1|)))^2)) <= 1
+
+    over all entries of the state, the error being the difference from the embedded method. The
+    states at times inside a step come from the method's dense output.
 
     Args:
         func: ``func(t, z)`` returns dz/dt with z's structure, shapes and dtype. t is a scalar, or
@@ -38,12 +64,32 @@ def odeint(
             sample, ``[T, batch, 1]``. In the unit of time that func assumes. Differentiable.
         solver: the name of a method in ``SOLVERS``, a ``RungeKutta``, or a function
             ``step(func, t, h, z)`` that returns z at t + h. It is called in rescaled time.
-        steps: the number of equal steps in each interval.
-        gradient: how to differentiate. ``"backprop"``: the tape goes through every operation of
-            the solver and keeps what it needs. ``"checkpoint"``: the same gradient, keeping the
-            state at each step and taking each step again going back. ``"adjoint"``: the
-            continuous adjoint, solved backward in time; memory does not depend on ``steps``, and
-            the gradient has the solver's error. Second derivatives need ``"backprop"``.
+        steps: the number of equal steps in each interval; None for adaptive steps, which need a
+            solver with an error estimate (bosh3, dopri5, tsit5, dopri8).
+        rtol, atol: the relative and the absolute tolerance of an adaptive step's error; atol is
+            in the unit of z.
+        gradient: how to differentiate.
+
+            - ``"backprop"``: the tape goes through every operation of the solver and keeps what
+              it needs. Second derivatives need this one.
+            - ``"checkpoint"``: the same gradient, keeping the state at each step and taking each
+              step again going back.
+            - ``"adjoint"``: the continuous adjoint, solved backward in time. Memory does not
+              depend on the number of steps, and the gradient has the solver's error.
+            - ``"reversible"``: a scheme around the solver's step that can be undone, with its
+              exact gradient, on the fixed grid. Memory does not depend on the number of steps;
+              the states differ from those of the other modes by the solver's error.
+
+            The sizes of adaptive steps count as constants.
+        per_sample: axis 0 holds independent problems, and each takes its own adaptive steps, with
+            an error norm of its own: no sample's result depends on which others share its batch.
+            func sees one time a sample, ``[batch, 1]``.
+        max_steps: how many adaptive steps may be tried. "checkpoint" reserves memory for so many
+            states.
+        on_failure: what happens if an adaptive solve does not arrive. ``"raise"``: RuntimeError,
+            or ``tf.errors.InvalidArgumentError`` inside a ``tf.function``. ``"nan"``: NaN in the
+            states that were not reached. Code compiled by XLA cannot raise: there it is NaN.
+        return_stats: return ``(z, Stats)``.
 
     Returns:
         z at every time of t: z0's structure, each tensor with a leading axis T. The first entry
@@ -53,13 +99,19 @@ def odeint(
         ValueError, TypeError: an argument is wrong; the message names it, what it was and what
             it must be. Values that are known only when a graph runs raise
             ``tf.errors.InvalidArgumentError`` there; code compiled by XLA cannot raise.
+        RuntimeError: the adaptive solve failed; the message names the time and the remedy.
 
-    Source: Chen et al., Neural Ordinary Differential Equations (2018), arXiv 1806.07366.
+    Source: Chen et al., Neural Ordinary Differential Equations (2018), arXiv 1806.07366; Hairer,
+    Norsett & Wanner, Solving Ordinary Differential Equations I (1993), sections II.4 to II.6.
     Chapter 3 builds the steps, Chapter 4 the layer around this function.
     """
     step, steps = checks.settings(solver, steps, gradient)
+    checks.tolerances(rtol, atol, max_steps, on_failure)
     z0 = checks.state(z0)
     t = checks.times(t, z0)
+    if per_sample:
+        checks.batch(z0)
+        t = _own_times(t, z0)
 
     def pack(leaves: list[tf.Tensor]) -> Any:
         return tf.nest.pack_sequence_as(z0, leaves)
@@ -68,5 +120,38 @@ def odeint(
         z = pack(zs)
         return checks.slope(func(t, z), z)
 
-    grid = FixedGrid(flat_func, step, steps, pack)
-    return pack(gradients.solve(grid, tf.nest.flatten(z0), t, gradient))
+    leaves = tf.nest.flatten(z0)
+    if steps is None:
+        adaptive = Adaptive(step, rtol, atol, max_steps, per_sample)
+        states, report = solve_adaptive(adaptive, flat_func, leaves, t, gradient)
+        if on_failure == "raise":
+            checks.arrived(report, t, max_steps)
+        counts = tf.cast(report[1:3], tf.int32)
+        attempts, accepted = tf.unstack(tf.reshape(counts, [2, -1]) if per_sample else counts)
+        stats = Stats(adaptive.evaluations(attempts), accepted, attempts - accepted)
+    else:
+        grid = FixedGrid(flat_func, step, steps, pack)
+        states = gradients.solve(grid, leaves, t, gradient)
+        taken = tf.convert_to_tensor((count(t) - 1) * steps)
+        each = _evaluations(step, z0) if return_stats else 0
+        stats = Stats(taken * each, taken, tf.zeros_like(taken))
+    z = pack(states)
+    return (z, stats) if return_stats else z
+
+
+def _own_times(t: tf.Tensor, z0: Any) -> tf.Tensor:
+    """Shared times as one row for each sample, [T, batch, 1] ([T, batch] for states [batch])."""
+    if len(t.shape) > 1:
+        return t
+    leaves = tf.nest.flatten(z0)
+    axes = min(2, min(len(z.shape) for z in leaves))
+    shape = tf.stack([tf.shape(t)[0], tf.shape(leaves[0])[0], 1][: axes + 1])
+    return tf.broadcast_to(tf.reshape(t, [-1] + [1] * axes), shape)
+
+
+def _evaluations(step: Step, z0: Any) -> int:
+    """How often one step evaluates func."""
+    calls: list[Any] = []
+    start, h = tf.zeros([], tf.nest.flatten(z0)[0].dtype), tf.ones([], tf.nest.flatten(z0)[0].dtype)
+    step(lambda t, z: calls.append(t) or z, start, h, z0)
+    return len(calls)

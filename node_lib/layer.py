@@ -115,8 +115,11 @@ class NeuralODE(keras.layers.Layer):
         dt: the time span where the call gives none. Negative spans run backward.
         t0: the time of z0.
         solver: a name in ``SOLVERS``, a ``RungeKutta``, or ``step(func, t, h, z)``.
-        steps: the number of equal steps.
-        gradient: ``"backprop"``, ``"checkpoint"`` or ``"adjoint"``, as in ``odeint``.
+        steps: the number of equal steps, or None for adaptive steps within the tolerances.
+        rtol, atol, max_steps: the tolerances of adaptive steps and the most that are tried.
+        per_sample: each sample takes its own adaptive steps.
+        gradient: ``"backprop"``, ``"checkpoint"``, ``"adjoint"`` or ``"reversible"``, as in
+            ``odeint``.
         return_states: also return the state after each step, ``[steps, ...]``. Gradients flow
             into all of them.
 
@@ -127,7 +130,8 @@ class NeuralODE(keras.layers.Layer):
     Raises:
         ValueError, TypeError: as ``odeint``.
 
-    ``solver``, ``steps``, ``dt``, ``t0`` and ``gradient`` may be changed after training. The state
+    ``solver``, ``steps``, ``rtol``, ``atol`` and all other settings may be changed after training:
+    train precise, serve fast. The state
     keeps the precision of the layer's variables (float32 under a mixed policy). Called eagerly,
     the layer compiles its solve once and calls it again from then on.
 
@@ -142,8 +146,12 @@ class NeuralODE(keras.layers.Layer):
         dt: float = 1.0,
         t0: float = 0.0,
         solver: str | Step = "rk4",
-        steps: int = 10,
+        steps: int | None = 10,
+        rtol: float = 1e-5,
+        atol: float = 1e-6,
         gradient: str = "checkpoint",
+        per_sample: bool = False,
+        max_steps: int = 1000,
         return_states: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -153,8 +161,16 @@ class NeuralODE(keras.layers.Layer):
         self.dynamics = dynamics
         self.dt, self.t0 = dt, t0
         self.solver, self.steps, self.gradient = solver, steps, gradient
+        self.rtol, self.atol, self.max_steps = rtol, atol, max_steps
+        self.per_sample = per_sample
         self.return_states = return_states
         checks.settings(solver, steps, gradient)
+        checks.tolerances(rtol, atol, max_steps, "raise")
+        if return_states and steps is None:
+            raise ValueError(
+                "return_states=True with steps=None: adaptive steps have no fixed number of "
+                "states; give steps, or ask odeint for the times that you want"
+            )
         self._compiled_solve = tf.function(self._solve, reduce_retracing=True)
 
     def build(self, z0_shape: Any, dt_shape: Any = None) -> None:
@@ -176,19 +192,21 @@ class NeuralODE(keras.layers.Layer):
         dt = tf.cast(self.dt if dt is None else dt, self.variable_dtype)
         t0 = tf.cast(self.t0, self.variable_dtype)
         solve = self._compiled_solve if tf.executing_eagerly() else self._solve
-        return solve(z0, t0, dt, self.solver, self.steps, self.gradient, self.return_states)
+        settings = {
+            "solver": self.solver,
+            "steps": self.steps,
+            "rtol": self.rtol,
+            "atol": self.atol,
+            "gradient": self.gradient,
+            "per_sample": self.per_sample,
+            "max_steps": self.max_steps,
+        }
+        return solve(z0, t0, dt, self.return_states, **settings)
 
     def _solve(
-        self,
-        z0: Any,
-        t0: tf.Tensor,
-        dt: tf.Tensor,
-        solver: str | Step,
-        steps: int,
-        gradient: str,
-        return_states: bool,
+        self, z0: Any, t0: tf.Tensor, dt: tf.Tensor, return_states: bool, **settings: Any
     ) -> Any:
-        return solve_span(self._func, z0, t0, dt, solver, steps, gradient, return_states)
+        return solve_span(self._func, z0, t0, dt, return_states, **settings)
 
     def _func(self, t: tf.Tensor, z: Any) -> Any:
         """The dynamics, their result in the state's precision whatever they compute in."""
@@ -213,7 +231,11 @@ class NeuralODE(keras.layers.Layer):
             "t0": self.t0,
             "solver": _plain_solver(self.solver),
             "steps": self.steps,
+            "rtol": self.rtol,
+            "atol": self.atol,
             "gradient": self.gradient,
+            "per_sample": self.per_sample,
+            "max_steps": self.max_steps,
             "return_states": self.return_states,
         }
 
@@ -225,10 +247,13 @@ class NeuralODE(keras.layers.Layer):
         return cls(**config)
 
     def __repr__(self) -> str:
-        solver = _plain_solver(self.solver)
+        solver = getattr(self.solver, "name", self.solver)
+        how = f"steps={self.steps}"
+        if self.steps is None:
+            how = f"rtol={self.rtol}, atol={self.atol}"
         return (
-            f"NeuralODE({self.dynamics!r}, dt={self.dt}, t0={self.t0}, solver={solver!r}, "
-            f"steps={self.steps}, gradient={self.gradient!r})"
+            f"NeuralODE({self.dynamics!r}, dt={self.dt}, t0={self.t0}, solver={solver!r}, {how}, "
+            f"gradient={self.gradient!r})"
         )
 
 
@@ -270,34 +295,23 @@ def get_neural_ode_layer(
     def layer(z0: Any, dt: Any) -> Any:
         dtype = tf.convert_to_tensor(tf.nest.flatten(z0)[0]).dtype
         dt = tf.convert_to_tensor(dt, dtype)
-        solution = solve_span(
-            ode_func, z0, tf.zeros_like(dt), dt, method, num_samples, "adjoint", return_states
-        )
+        settings = {"solver": method, "steps": num_samples, "gradient": "adjoint"}
+        solution = solve_span(ode_func, z0, tf.zeros_like(dt), dt, return_states, **settings)
         return solution[1] if return_states else solution
 
     return layer
 
 
 def solve_span(
-    func: Func,
-    z0: Any,
-    t0: tf.Tensor,
-    dt: tf.Tensor,
-    solver: str | Step,
-    steps: int,
-    gradient: str,
-    return_states: bool,
+    func: Func, z0: Any, t0: tf.Tensor, dt: tf.Tensor, return_states: bool, **settings: Any
 ) -> Any:
     """z(t0 + dt), or the pair of it and the states after each of the steps, [steps, ...]."""
-    times = steps + 1 if return_states else 2
+    times = 2
+    if return_states:
+        times = settings["steps"] + 1
+        settings["steps"] = 1
     parts = tf.range(times, dtype=dt.dtype) / (times - 1)
-    z = odeint(
-        func,
-        z0,
-        t0 + tf.reshape(parts, [-1] + [1] * len(dt.shape)) * dt,
-        solver=solver,
-        steps=1 if return_states else steps,
-        gradient=gradient,
-    )
+    t = t0 + tf.reshape(parts, [-1] + [1] * len(dt.shape)) * dt
+    z = odeint(func, z0, t, **settings)
     z1 = tf.nest.map_structure(lambda x: x[-1], z)
     return (z1, tf.nest.map_structure(lambda x: x[1:], z)) if return_states else z1

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from scipy.linalg import expm, expm_frechet
 
-from node_lib import GRADIENTS, odeint, rk4
+from node_lib import GRADIENTS, odeint, reversible, rk4
+from node_lib.fixed_grid import FixedGrid
 
 EXACT = ["backprop", "checkpoint"]
 RUNS = {
@@ -119,6 +120,23 @@ TIMES = {
     "backward": tf.constant([1.0, 0.6, -0.5], tf.float64),
     "own": tf.constant(np.cumsum(rng.uniform(-0.2, 1, size=(3, 4, 1)) ** 2, axis=0)),
 }
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_reversible_is_backprop_through_the_same_scheme(times):
+    grid = FixedGrid(lambda t, z: [network(t, z[0])], rk4, 7, lambda z: z[0])
+
+    @tf.function
+    def solve(z0, t):
+        def loss():
+            y, _ = reversible.states(grid, [z0], t)
+            return tf.reduce_sum(COTANGENTS * y[0])
+
+        return gradients(loss, [z0, t, V1, V2])
+
+    exact = solve(START, TIMES[times])
+    for a, b in zip(exact, network_gradients("reversible", 7, TIMES[times]), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("times", TIMES)
@@ -337,6 +355,7 @@ def test_adjoint_memory_does_not_grow_with_the_number_of_steps():
 
     state = 64 * 32 * 4
     assert temporary_bytes("adjoint", 1000) == temporary_bytes("adjoint", 10)
+    assert temporary_bytes("reversible", 1000) == temporary_bytes("reversible", 10)
     assert temporary_bytes("checkpoint", 1000) == 1001 * state
     assert temporary_bytes("backprop", 1000) >= 1000 * state
 

@@ -1,5 +1,7 @@
 """The Keras layer: in models, in fit, saved and loaded, with its own spans and states."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from node_lib import (
     Autonomous,
     ConcatTime,
     NeuralODE,
-    RungeKutta,
+    dopri8,
     get_neural_ode_layer,
     heun,
     odeint,
@@ -133,8 +135,9 @@ def test_save_and_load_needs_no_custom_objects(tmp_path, solver):
     np.testing.assert_array_equal(other(X), expected)
 
 
-def test_a_tableau_of_your_own_is_saved(tmp_path):
-    mine = RungeKutta("mine", 2, heun.a, heun.b, heun.c)
+@pytest.mark.parametrize("like", [heun, dopri8], ids=["heun", "dopri8"])
+def test_a_tableau_of_your_own_is_saved(tmp_path, like):
+    mine = dataclasses.replace(like, name="mine")
     network = model(solver=mine)
     network.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
@@ -241,6 +244,23 @@ def test_get_neural_ode_layer_with_structures_and_states(structure):
 def test_wrong_settings_are_refused_at_once(options, error, words):
     with pytest.raises(error, match=words):
         NeuralODE(lambda t, z: -z, **options)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_adaptive_steps_train_save_and_load(tmp_path, per_sample):
+    network = model(solver="dopri5", steps=None, rtol=1e-4, per_sample=per_sample)
+    network.compile(keras.optimizers.Adam(0.01), "mse")
+    losses = network.fit(X, Y, batch_size=16, epochs=3, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    network.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded(X), network(X), rtol=1e-5, atol=1e-6)
+    ode = loaded.layers[0]
+    assert (ode.steps, ode.rtol, ode.per_sample) == (None, 1e-4, per_sample)
+    ode.rtol = ode.atol = 1e-6  # train cheap, look closer afterwards
+    np.testing.assert_allclose(loaded(X), network(X), atol=1e-3)
+    with pytest.raises(ValueError, match="adaptive steps have no fixed number of states"):
+        model(solver="dopri5", steps=None, return_states=True)
 
 
 def test_dynamics_must_be_callable():

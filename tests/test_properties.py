@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from node_lib import GRADIENTS, SOLVERS, odeint
 
+# "reversible" has a scheme, and so states, of its own.
+MODES = [gradient for gradient in GRADIENTS if gradient != "reversible"]
 SHAPES = st.lists(st.integers(1, 3), max_size=2)
 SETTINGS = st.fixed_dictionaries(
     {
         "solver": st.sampled_from(sorted(SOLVERS)),
         "steps": st.integers(1, 3),
-        "gradient": st.sampled_from(GRADIENTS),
+        "gradient": st.sampled_from(MODES),
     }
 )
 
