@@ -131,9 +131,9 @@ class NeuralODE(keras.layers.Layer):
         ValueError, TypeError: as ``odeint``.
 
     ``solver``, ``steps``, ``rtol``, ``atol`` and all other settings may be changed after training:
-    train precise, serve fast. The state
-    keeps the precision of the layer's variables (float32 under a mixed policy). Called eagerly,
-    the layer compiles its solve once and calls it again from then on.
+    train precise, serve fast. The state keeps the precision of the layer's variables (float32
+    under a mixed policy). Called eagerly, the layer compiles its solve once and calls it again
+    from then on.
 
     Source: Chen et al., Neural Ordinary Differential Equations (2018), arXiv 1806.07366.
     Chapter 4.
@@ -189,19 +189,21 @@ class NeuralODE(keras.layers.Layer):
 
     def call(self, z0: Any, dt: Any = None) -> Any:
         z0 = tf.nest.map_structure(lambda x: tf.cast(x, self.variable_dtype), z0)
-        dt = tf.cast(self.dt if dt is None else dt, self.variable_dtype)
-        t0 = tf.cast(self.t0, self.variable_dtype)
+        dt = self._time(self.dt if dt is None else dt)
+        t0 = self._time(self.t0)
         solve = self._compiled_solve if tf.executing_eagerly() else self._solve
-        settings = {
-            "solver": self.solver,
-            "steps": self.steps,
-            "rtol": self.rtol,
-            "atol": self.atol,
-            "gradient": self.gradient,
-            "per_sample": self.per_sample,
-            "max_steps": self.max_steps,
-        }
-        return solve(z0, t0, dt, self.return_states, **settings)
+        return solve(z0, t0, dt, self.return_states, solver=self.solver, **self._settings())
+
+    def _time(self, x: Any) -> tf.Tensor:
+        # tf.cast would take a Python number through float32.
+        if tf.is_tensor(x):
+            return tf.cast(x, self.variable_dtype)
+        return tf.convert_to_tensor(x, self.variable_dtype)
+
+    def _settings(self) -> dict[str, Any]:
+        """How to solve, beside the solver: arguments of odeint and part of the configuration."""
+        names = ("steps", "rtol", "atol", "gradient", "per_sample", "max_steps")
+        return {name: getattr(self, name) for name in names}
 
     def _solve(
         self, z0: Any, t0: tf.Tensor, dt: tf.Tensor, return_states: bool, **settings: Any
@@ -230,12 +232,7 @@ class NeuralODE(keras.layers.Layer):
             "dt": self.dt,
             "t0": self.t0,
             "solver": _plain_solver(self.solver),
-            "steps": self.steps,
-            "rtol": self.rtol,
-            "atol": self.atol,
-            "gradient": self.gradient,
-            "per_sample": self.per_sample,
-            "max_steps": self.max_steps,
+            **self._settings(),
             "return_states": self.return_states,
         }
 

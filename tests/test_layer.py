@@ -201,6 +201,13 @@ def test_float64_layer():
     np.testing.assert_allclose(z1, X.astype("float64") * np.exp(-1), rtol=1e-8)
 
 
+def test_times_keep_double_precision():
+    """tf.cast would round a Python number through float32."""
+    ode = NeuralODE(lambda t, z: tf.ones_like(z) * t, t0=0.1, dt=0.7, steps=1, dtype="float64")
+    z1 = ode(np.zeros((1, 1)))
+    np.testing.assert_allclose(z1, [[(0.8**2 - 0.1**2) / 2]], rtol=1e-15)
+
+
 def test_repr_shows_the_settings():
     text = repr(NeuralODE(lambda t, z: -z, solver="heun", steps=7, gradient="adjoint"))
     assert "solver='heun'" in text and "steps=7" in text and "gradient='adjoint'" in text
