@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from .fixed_grid import FlatFunc, Rows, States, count, write
-from .solvers import RungeKutta, advance, align
+from .solvers import RungeKutta, advance, align, further_stages
 
 Quadrature = Callable[[States, tf.Tensor, tf.Tensor, States, list[States]], States]
 
@@ -24,7 +24,6 @@ RUNNING, UNDERFLOW, NOT_FINITE = 0, 1, 2
 class State(NamedTuple):
     """Where an adaptive solve stands."""
 
-    loops: tf.Tensor
     attempts: tf.Tensor  # this and the next five: one number, or one for each sample
     accepted: tf.Tensor
     status: tf.Tensor
@@ -37,6 +36,12 @@ class State(NamedTuple):
     rows: list[tf.TensorArray]  # the states at the requested times
     steps: list[tf.TensorArray]  # s, h and z at the start of each step, if recorded
     total: States  # quadratures that belong to no sample
+
+
+def batch_clock(z0: States) -> tf.Tensor:
+    """Zero for each sample: [batch, 1], or [batch] beside states [batch]."""
+    axes = min(2, min(len(z.shape) for z in z0))
+    return tf.zeros([tf.shape(z0[0])[0], *[1] * (axes - 1)], z0[0].dtype)
 
 
 def rms(xs: States, clock: tf.Tensor) -> tf.Tensor:
@@ -109,18 +114,18 @@ class Adaptive:
     per_sample: bool = False
 
     def clock(self, z0: States) -> tf.Tensor:
-        """Zero for one clock, or zeros [batch, 1] ([batch] for states [batch])."""
-        if not self.per_sample:
-            return tf.zeros([], z0[0].dtype)
-        axes = min(2, min(len(z.shape) for z in z0))
-        return tf.zeros([tf.shape(z0[0])[0], *[1] * (axes - 1)], z0[0].dtype)
+        """Zero, once or for each sample."""
+        return batch_clock(z0) if self.per_sample else tf.zeros([], z0[0].dtype)
 
     def stages(self, func: FlatFunc, s: Any, h: Any, z: States, k1: States) -> list[States]:
         """The slopes of one step, of which the first is known."""
-        ks = [k1]
-        for row, node in zip(self.method.a[1:], self.method.c[1:], strict=True):
-            ks.append(func(s + float(node) * h, advance(z, h, row, ks)))
-        return ks
+        return further_stages(func, s, h, z, [k1], self.method.a[1:], self.method.c[1:])
+
+    def dense_stages(
+        self, func: FlatFunc, s: Any, h: Any, z: States, ks: list[States]
+    ) -> list[States]:
+        """The slopes of a step and, after them, those that only the dense output needs."""
+        return further_stages(func, s, h, z, ks, self.method.dense_a, self.method.dense_c)
 
     def size(self, xs: States, z: States, z1: States, clock: tf.Tensor) -> tf.Tensor:
         """sqrt(mean((x / (atol + rtol max(|z|, |z1|)))^2)), in units of the tolerance.
@@ -197,7 +202,8 @@ class Adaptive:
             row, rows = output.fill(state, accept, h, end, ks, z1, f1)
             steps = state.steps
             if record:
-                slot = state.loops if self.per_sample else state.accepted
+                # Some sample is active in every loop: the most attempts count the loops.
+                slot = tf.reduce_max(state.attempts) if self.per_sample else state.accepted
                 steps = write(steps, slot, [state.s, taken, *state.z])
             total = state.total
             if quadrature is not None:
@@ -212,7 +218,6 @@ class Adaptive:
             reason = tf.where(finite, UNDERFLOW, NOT_FINITE)
             return (
                 State(
-                    loops=state.loops + 1,
                     attempts=state.attempts + tf.cast(active, tf.int32),
                     accepted=state.accepted + tf.cast(accept, tf.int32),
                     status=tf.where(stuck, reason, state.status),
@@ -230,7 +235,6 @@ class Adaptive:
 
         number = tf.cast(clock, tf.int32)
         start = State(
-            loops=tf.constant(0),
             attempts=number,
             accepted=number,
             status=number + RUNNING,
@@ -306,9 +310,8 @@ class Output:
         """Write what lies in an accepted step. The last row is the end of the solve itself."""
         if self.positions.shape[0] == 2:
             return state.row, state.rows
-        first, last = self.reach
+        first, _ = self.reach
         final = count(self.positions) - 1
-
         reached = tf.reduce_max(tf.where(accept, end, tf.zeros_like(end)))
 
         def due(j: tf.Tensor, rows: Any = None) -> tf.Tensor:
@@ -325,12 +328,9 @@ class Output:
 
         slopes = self.slopes(state.s, h, state.z, ks, f1, due(state.row))
         _, rows = tf.while_loop(due, one_row, (state.row, state.rows), maximum_iterations=final)
-        s_next = tf.where(accept, end, state.s)
-        if self.solver.per_sample:
-            axes = list(range(1, len(self.positions.shape)))
-            passed = tf.reduce_all(self.positions <= s_next, axis=axes)
-        else:
-            passed = last <= s_next
+        passed = self.positions <= tf.where(accept, end, state.s)
+        if self.own:
+            passed = tf.reduce_all(passed, axis=list(range(1, len(self.positions.shape))))
         return tf.maximum(state.row, tf.reduce_sum(tf.cast(passed, tf.int32))), rows
 
     def slopes(self, s: Any, h: Any, z: States, ks: list[States], f1: States, needed: Any) -> Any:
@@ -341,10 +341,11 @@ class Output:
         if not method.dense_a:
             return ks
         zeros = [[tf.zeros_like(x) for x in z] for _ in method.dense_a]
-        more = tf.cond(
-            needed, lambda: further_stages(method, self.func, s, h, z, ks), lambda: zeros
+        return tf.cond(
+            needed,
+            lambda: self.solver.dense_stages(self.func, s, h, z, ks),
+            lambda: [*ks, *zeros],
         )
-        return [*ks, *more]
 
     def at(self, theta: tf.Tensor, h: Any, z: States, slopes: list[States]) -> States:
         """z(s + theta h) for theta, one number or one a sample."""
@@ -363,16 +364,6 @@ class Output:
         return [
             tf.where(align(arrived, row), row, tf.constant(float("nan"), row.dtype)) for row in rows
         ]
-
-
-def further_stages(
-    method: RungeKutta, func: FlatFunc, s: Any, h: Any, z: States, ks: list[States]
-) -> list[States]:
-    """The stages that only the dense output needs."""
-    slopes = list(ks)
-    for row, node in zip(method.dense_a, method.dense_c, strict=True):
-        slopes.append(func(s + float(node) * h, advance(z, h, row, slopes)))
-    return slopes[len(ks) :]
 
 
 def dense_rows(method: RungeKutta) -> list[Sequence[Any]]:

@@ -12,7 +12,6 @@ from .adaptive import (
     Output,
     State,
     dense_rows,
-    further_stages,
     polynomial,
     rms,
     slope_rows,
@@ -26,7 +25,7 @@ from .tape import add, differentiable, gradient_of, reads, vjp, zeros_like
 def solve_adaptive(
     solver: Adaptive, func: FlatFunc, z0: States, t: tf.Tensor, gradient: str
 ) -> tuple[States, tf.Tensor]:
-    """The states at the times t, each [T, ...], and loops, attempts, accepted, status, s and h.
+    """The states at the times t, each [T, ...], and attempts, accepted, status, s and h.
 
     The span from t[0] to t[-1] becomes s in [0, 1], so the times enter through t0, the span and
     the positions of the requested times in it. The accepted step sizes count as constants.
@@ -49,8 +48,8 @@ def solve_adaptive(
         t, cotangents = inputs[-1], cotangents[:size]
         if not record:
             return _adjoint(solver, func, kept[:size], t, read, cotangents)
-        loops, _, accepted, *_ = tf.unstack(kept[size])
-        taken = tf.reduce_max(loops) if solver.per_sample else accepted
+        attempts, accepted, *_ = tf.unstack(kept[size])
+        taken = tf.reduce_max(attempts) if solver.per_sample else accepted
         taken = tf.cast(taken, tf.int32)
         return _checkpoint(solver, func, kept[size + 1 :], taken, t, read, cotangents)
 
@@ -66,13 +65,8 @@ def _clock(t: tf.Tensor) -> States:
 
 
 def _report(state: State) -> tf.Tensor:
-    """Numbers in place of a State, which may be returned like any output: [6] or [6, batch, 1]."""
-    counts = [
-        state.loops + tf.zeros_like(state.attempts),
-        state.attempts,
-        state.accepted,
-        state.status,
-    ]
+    """Numbers in place of a State, which may be returned like any output: [5] or [5, batch, 1]."""
+    counts = [state.attempts, state.accepted, state.status]
     numbers = [*[tf.cast(n, state.s.dtype) for n in counts], state.s, state.h]
     return tf.stop_gradient(tf.stack(numbers))
 
@@ -106,7 +100,7 @@ def _checkpoint(
             return ks[: 1 + max(i for i, b in enumerate(weights) if b)]
         if method.dense is None:
             return [*ks, F(s + h, advance(z, h, method.b, ks))]
-        return [*ks, *further_stages(method, F, s, h, z, ks)]
+        return solver.dense_stages(F, s, h, z, ks)
 
     def one_step(j: tf.Tensor, state: Any) -> Any:
         a, g_positions, grads = state

@@ -202,10 +202,10 @@ def arrived(report: tf.Tensor, t: tf.Tensor, max_steps: int) -> None:
     """Raise if an adaptive solve did not reach its end; XLA cannot raise and has NaN instead."""
     if 0 in report.shape:  # an empty batch
         return
-    report = tf.reshape(report, [6, -1])  # one column, or one a sample
-    worst = tf.argmin(report[4])
-    _, _, accepted, status, s, h = tf.unstack(report[:, worst])
-    failed = tf.reduce_sum(tf.cast(report[4] < 1, tf.int32))
+    report = tf.reshape(report, [5, -1])  # one column, or one a sample
+    worst = tf.argmin(report[3])
+    _, accepted, status, s, h = tf.unstack(report[:, worst])
+    failed = tf.reduce_sum(tf.cast(report[3] < 1, tf.int32))
     where = ["in", failed, "of", tf.shape(report)[1], "samples"] if report.shape[1] != 1 else []
 
     def of_worst(x: tf.Tensor) -> tf.Tensor:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from . import checks, gradients
-from .adaptive import Adaptive
+from .adaptive import Adaptive, batch_clock
 from .adaptive_gradients import solve_adaptive
 from .fixed_grid import FixedGrid, count
 from .solvers import Func, Step
@@ -126,7 +126,7 @@ def odeint(
         states, report = solve_adaptive(adaptive, flat_func, leaves, t, gradient)
         if on_failure == "raise":
             checks.arrived(report, t, max_steps)
-        counts = tf.cast(report[1:3], tf.int32)
+        counts = tf.cast(report[:2], tf.int32)
         attempts, accepted = tf.unstack(tf.reshape(counts, [2, -1]) if per_sample else counts)
         stats = Stats(adaptive.evaluations(attempts), accepted, attempts - accepted)
     else:
@@ -143,15 +143,13 @@ def _own_times(t: tf.Tensor, z0: Any) -> tf.Tensor:
     """Shared times as one row for each sample, [T, batch, 1] ([T, batch] for states [batch])."""
     if len(t.shape) > 1:
         return t
-    leaves = tf.nest.flatten(z0)
-    axes = min(2, min(len(z.shape) for z in leaves))
-    shape = tf.stack([tf.shape(t)[0], tf.shape(leaves[0])[0], 1][: axes + 1])
-    return tf.broadcast_to(tf.reshape(t, [-1] + [1] * axes), shape)
+    clock = batch_clock(tf.nest.flatten(z0))
+    return tf.reshape(t, [-1] + [1] * len(clock.shape)) + clock
 
 
 def _evaluations(step: Step, z0: Any) -> int:
     """How often one step evaluates func."""
     calls: list[Any] = []
-    start, h = tf.zeros([], tf.nest.flatten(z0)[0].dtype), tf.ones([], tf.nest.flatten(z0)[0].dtype)
-    step(lambda t, z: calls.append(t) or z, start, h, z0)
+    start = tf.zeros([], tf.nest.flatten(z0)[0].dtype)
+    step(lambda t, z: calls.append(t) or z, start, start + 1, z0)
     return len(calls)

@@ -42,6 +42,16 @@ def advance(z: Any, h: Any, weights: Sequence[Fraction], slopes: Sequence[Any]) 
     return tf.nest.map_structure(on_leaf, z, *[k for _, k in used])
 
 
+def further_stages(
+    func: Func, t: Any, h: Any, z: Any, ks: Sequence[Any], a: Sequence[Any], c: Sequence[Fraction]
+) -> list[Any]:
+    """The slopes ks and, after them, one for each row of a and node of c (3.8)."""
+    slopes = list(ks)
+    for row, node in zip(a, c, strict=True):
+        slopes.append(func(t + float(node) * h, advance(z, h, row, slopes)))
+    return slopes
+
+
 @dataclass(frozen=True)
 class RungeKutta:
     """An explicit Runge-Kutta method, and one step of it.
@@ -145,10 +155,7 @@ class RungeKutta:
         # A bare number would become float32 inside func, whatever the state is.
         dtype = tf.nest.flatten(z)[0].dtype
         t, h = tf.convert_to_tensor(t, dtype), tf.convert_to_tensor(h, dtype)
-        ks: list[Any] = []
-        for row, node in zip(self.a[:count], self.c[:count], strict=True):
-            ks.append(func(t + float(node) * h, advance(z, h, row, ks)))
-        return ks
+        return further_stages(func, t, h, z, [], self.a[:count], self.c[:count])
 
     def __call__(self, func: Func, t: Any, h: Any, z: Any) -> Any:
         """z at t + h, by one step from z at t."""
