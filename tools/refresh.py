@@ -26,14 +26,18 @@ TERMINAL_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def chosen(names):
-    """The chapters whose file names begin with one of `names`; all of them for no names."""
+    """The chapters whose file names begin with one of `names`; all of them for no names.
+
+    A chapter that is being written can be named before the table of contents has it.
+    """
     if not names:
         return chapters()
+    written = sorted({*chapters(), *BOOK.glob("*.ipynb")})
     stems = [os.path.basename(name).removesuffix(".ipynb").zfill(2) for name in names]
-    paths = [path for path in chapters() if any(path.stem.startswith(stem) for stem in stems)]
+    paths = [path for path in written if any(path.stem.startswith(stem) for stem in stems)]
     unknown = [stem for stem in stems if not any(path.stem.startswith(stem) for path in paths)]
     if unknown:
-        known = ", ".join(path.stem for path in chapters())
+        known = ", ".join(path.stem for path in written)
         raise SystemExit(f"no chapter is called {', '.join(unknown)}; there are: {known}")
     return paths
 
