@@ -1,5 +1,6 @@
 """Neural ODEs in TensorFlow: ODE solvers, gradients through them and a Keras layer."""
 
+from .gradient_check import check_gradients
 from .gradients import GRADIENTS
 from .integrate import Stats, odeint
 from .layer import Autonomous, ConcatTime, NeuralODE, get_neural_ode_layer
@@ -27,6 +28,7 @@ __all__ = [
     "RungeKutta",
     "Stats",
     "bosh3",
+    "check_gradients",
     "dopri5",
     "dopri8",
     "euler",
