@@ -14,7 +14,7 @@ class Checked(NamedTuple):
     """What was found in one input or variable, at the place of the largest difference."""
 
     name: str
-    difference: float  # relative to the largest slope in this tensor; inf if there is none
+    difference: float  # relative to the largest slope in this tensor; inf if all are zero
     problem: str  # a sentence, or "" where the gradient is right
 
 
@@ -65,6 +65,8 @@ def check_gradients(
         rtol: the largest difference that is right, relative to the largest slope in the same
             tensor. A gradient with an error of its own, as the adjoint's, needs more.
         step: h, in the unit of x. Near 1e-3 the errors 1e-16 / h of rounding and h^4 balance.
+        entries, directions: the largest tensor that is checked entry by entry, and how many random
+            directions a larger one is checked along.
         report_only: return the report whatever it says.
 
     Returns:
@@ -137,11 +139,11 @@ def _judged(name: str, none: bool, slopes: list[Any], rtol: float, noise: float)
     if scale <= noise:
         problem = f"the loss does not depend on {name}: a check of its gradient proves nothing"
         return Checked(name, float("inf"), problem)
+    problem = ""
     if none:
         problem = f"{name} has no gradient (None), and {place} of it is {numeric:.6g}"
-        return Checked(name, float("inf"), f"{problem} by finite differences")
-    problem = ""
-    if not gap <= rtol * scale + noise:
+        problem += " by finite differences"
+    elif not gap <= rtol * scale + noise:
         problem = f"the gradient of {name} at {place} is {by_tape:.6g}, and {numeric:.6g}"
         problem += " by finite differences"
     if problem and bend > gap / 10:
