@@ -33,9 +33,10 @@ serve: book ## build the pages and serve them on http://localhost:8000 (PORT=...
 refresh: setup ## run the notebooks again and store their outputs (NB="1 3" for some)
 	@$(BIN)/python tools/refresh.py $(NB)
 
-lint: setup ## check the style of the code and the form of the workflows
+lint: setup ## check the style and the types of the code, and the form of the workflows
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format --default-filetype yaml CITATION.cff
 
@@ -47,4 +48,4 @@ lock: ## compile requirements.lock again from requirements.txt (needs uv)
 		--custom-compile-command "make lock" --output-file requirements.lock requirements.txt
 
 clean: ## remove what was built (not .venv)
-	rm -rf _build .pytest_cache .ruff_cache
+	rm -rf _build .pytest_cache .ruff_cache .mypy_cache

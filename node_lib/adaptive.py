@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -61,7 +62,8 @@ def first_step(
 
     size(xs) is the root mean square of xs in units of the tolerance.
 
-    Source: Hairer, Norsett & Wanner (1993), section II.4, "Starting step size".
+    Source: Hairer, Norsett & Wanner (1993), section II.4, "Starting step size", doi
+    10.1007/978-3-540-78862-1.
     """
     one = tf.ones_like(s)
     d0, d1 = size(z0), size(f0)
@@ -87,7 +89,9 @@ def next_factor(ratio: tf.Tensor, before: tf.Tensor, order: int) -> tf.Tensor:
     with p the order of the error estimate, between 0.2 and 10. A rejected step shrinks by
     0.9 ratio^(-1 / (p + 1)), and by 0.2 where the ratio is not finite.
 
-    Source: Gustafsson (1991); Hairer & Wanner (1996), section IV.2.
+    Source: Gustafsson, Control theoretic techniques for stepsize selection in explicit
+    Runge-Kutta methods (1991), doi 10.1145/210232.210242; Hairer & Wanner (1996), section IV.2,
+    doi 10.1007/978-3-642-05221-7.
     """
     one = tf.ones_like(ratio)
     safe = tf.maximum(ratio, 1e-10 * one)
@@ -185,7 +189,9 @@ class Adaptive:
         def size(xs: States) -> tf.Tensor:
             return self.size(xs[:measured], z0[:measured], z0[:measured], clock)
 
-        h0 = first_step(func, clock, z0, f0, size, method.error_order)
+        order = method.error_order
+        assert order is not None  # checks.settings saw to it
+        h0 = first_step(func, clock, z0, f0, size, order)
 
         def attempt(state: State) -> tuple[State]:
             active = (state.s < 1) & (state.status == RUNNING)
@@ -194,8 +200,8 @@ class Adaptive:
             end = tf.where(last, one, state.s + h)
             ks = self.stages(func, state.s, h, state.z, state.f)
             z1 = advance(state.z, h, method.b, ks)
-            parts = [x[:measured] for x in (state.z, z1)]
-            ratio = tf.stop_gradient(self.error(h, *parts, [k[:measured] for k in ks]))
+            zs, z1s = state.z[:measured], z1[:measured]
+            ratio = tf.stop_gradient(self.error(h, zs, z1s, [k[:measured] for k in ks]))
             accept = active & (ratio <= 1)
             taken = tf.where(accept, h, tf.zeros_like(h))
             f1 = ks[-1] if method.fsal else func(end, z1)
@@ -208,7 +214,7 @@ class Adaptive:
             total = state.total
             if quadrature is not None:
                 total = quadrature(total, state.s, taken, state.z, ks)
-            h_next = h * next_factor(ratio, state.ratio, method.error_order)
+            h_next = h * next_factor(ratio, state.ratio, order)
             s_next = tf.where(accept, end, state.s)
             # A step is too small if it no longer changes s. At s = 0 every step does: where func is
             # not finite there, 1e-30 of the span is the end.
@@ -262,10 +268,11 @@ class Adaptive:
 
 
 def choose(condition: tf.Tensor, xs: States, ys: States) -> States:
+    """The leaves of xs where the condition holds, one truth or one a sample, else those of ys."""
     return [tf.where(align(condition, x), x, y) for x, y in zip(xs, ys, strict=True)]
 
 
-def polynomial(theta: tf.Tensor, coefficients: Sequence[Any]) -> tf.Tensor:
+def polynomial(theta: tf.Tensor, coefficients: Sequence[Fraction]) -> tf.Tensor:
     """c_0 + c_1 theta + c_2 theta^2 + ... by Horner's rule."""
     total = tf.zeros_like(theta)
     for c in reversed(coefficients):
@@ -295,6 +302,7 @@ class Output:
         return tf.reduce_min(self.positions, axes), tf.reduce_max(self.positions, axes)
 
     def start(self, z0: States) -> list[tf.TensorArray]:
+        """The arrays of rows, of which the first is z0."""
         rows = count(self.positions)
         arrays = [Rows(rows, z) for z in z0]
         if not self.own:
@@ -366,7 +374,7 @@ class Output:
         ]
 
 
-def dense_rows(method: RungeKutta) -> list[Sequence[Any]]:
+def dense_rows(method: RungeKutta) -> list[Sequence[Fraction]]:
     """The coefficients of each b_i(theta), lowest power first.
 
     Without a dense output of its own a method gets the cubic through both ends and their slopes
@@ -374,11 +382,12 @@ def dense_rows(method: RungeKutta) -> list[Sequence[Any]]:
     """
     if method.dense is not None:
         return list(method.dense)
-    rows = [[0, 3 * b, -2 * b] for b in method.b]
-    rows[0] = [1, rows[0][1] - 2, rows[0][2] + 1]
-    return [*rows, [0, -1, 1]]
+    zero, one = Fraction(0), Fraction(1)
+    rows = [[zero, 3 * b, -2 * b] for b in method.b]
+    rows[0] = [one, rows[0][1] - 2, rows[0][2] + 1]
+    return [*rows, [zero, -one, one]]
 
 
-def slope_rows(method: RungeKutta) -> list[Sequence[Any]]:
+def slope_rows(method: RungeKutta) -> list[Sequence[Fraction]]:
     """The coefficients of each derivative b_i'(theta), lowest power (a constant) first."""
     return [[(n + 1) * c for n, c in enumerate(row)] for row in dense_rows(method)]

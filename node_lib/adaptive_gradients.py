@@ -7,23 +7,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from .adaptive import (
-    Adaptive,
-    Output,
-    State,
-    dense_rows,
-    polynomial,
-    rms,
-    slope_rows,
-)
+from .adaptive import Adaptive, Output, State, dense_rows, polynomial, rms, slope_rows
 from .fixed_grid import FlatFunc, States, count, repeat, rescaled
-from .gradients import over_intervals
+from .gradients import Gradient, over_intervals
 from .solvers import advance, align
 from .tape import add, differentiable, gradient_of, reads, vjp, zeros_like
 
 
 def solve_adaptive(
-    solver: Adaptive, func: FlatFunc, z0: States, t: tf.Tensor, gradient: str
+    solver: Adaptive, func: FlatFunc, z0: States, t: tf.Tensor, gradient: Gradient
 ) -> tuple[States, tf.Tensor]:
     """The states at the times t, each [T, ...], and attempts, accepted, status, s and h.
 
@@ -82,7 +74,8 @@ def _checkpoint(
 ) -> States:
     """Take every step again, from the state kept before it, and run it backward.
 
-    The end of a step is z + h sum_i b_i k_i, and a state inside it z + h sum_i b_i(theta) k_i. So
+    This is (5.22) with the accepted step sizes held fixed. The end of a step is
+    z + h sum_i b_i k_i (3.8), and a state inside it z + h sum_i b_i(theta) k_i. So
     the cotangents of both become cotangents of z and of the slopes, and one vector-Jacobian
     product of the slopes serves them all.
     """
@@ -185,18 +178,18 @@ def _adjoint(
 
     With sigma = 1 - s the clock runs forward again, and the signs of the adjoint turn:
 
-        dz/dsigma = -F,    da/dsigma = a^T dF/dz,    dg/dsigma = a^T dF/d(t0, dt, theta)
+        dz/dsigma = -F,    da/dsigma = a^T dF/dz,    dg/dsigma = a^T dF/d(t0, dt, theta)  (5.20)
 
     The error norm takes z and a and leaves the quadratures g out.
     """
     size, method = len(states), solver.method
 
     def interval(i: tf.Tensor, t0: Any, dt: Any, a: States, grads: States) -> Any:
-        F = rescaled(func, t0, dt)
+        F = rescaled(func, t0, dt)  # (5.13)
         z = [x[i + 1] for x in states]
         clock = solver.clock(z)
         # Cotangents of a mean loss are small, and an absolute tolerance would be large beside
-        # them. All of this is linear in a, so a is solved at the size of z.
+        # them. All of this is linear in a (5.21), so a is solved at the size of z.
         size_z, size_a = tf.maximum(rms(z, clock), tf.ones_like(clock)), rms(a, clock)
         scale = tf.where(size_a > 0, size_z / size_a, tf.ones_like(size_a))
         # theta belongs to all samples: where these have clocks of their own, its gradient is
@@ -206,21 +199,23 @@ def _adjoint(
         def augmented(sigma: tf.Tensor, state: States) -> States:
             z, a = state[:size], state[size : 2 * size]
             dz, gs = vjp(lambda: F(1 - sigma, z), [*z, t0, dt, *inside], a)
-            return [*(-x for x in dz), *gs]
+            return [*(-x for x in dz), *gs]  # (5.20): dz, da and dg over dsigma
 
         def parameters(
             total: States, sigma: Any, h: Any, state: States, ks: list[States]
         ) -> States:
+            """One step of dg/dsigma = a^T dF/dtheta (5.20): g + h sum_j b_j k_j (3.8)."""
             for j, (b, c) in enumerate(zip(method.b, method.c, strict=True)):
                 if b:
                     stage = advance(state, h, method.a[j], ks[:j])
-                    weight = h * float(b) / scale
+                    weight = h * float(b) / scale  # (5.21)
                     sent = [align(weight, x) * x for x in stage[size : 2 * size]]
-                    at, z = 1 - (sigma + float(c) * h), stage[:size]
+                    at, z = 1 - (sigma + float(c) * h), stage[:size]  # s = 1 - sigma (5.20)
                     _, gs = vjp(functools.partial(F, at, z), beside, sent)
                     total = add(total, gs)
             return total
 
+        # At sigma = 0, which is s = 1: z, a scaled (5.21), and g = 0 (5.20).
         start = [*z, *(align(scale, x) * x for x in a), *zeros_like([t0, dt, *inside], t.dtype)]
         state, rows = solver.solve(
             augmented,
@@ -231,13 +226,14 @@ def _adjoint(
             total=grads if beside else [],
         )
         gs = [row[-1] for row in rows[size:]]
-        gs = [g / align(scale, g) for g in gs]
+        gs = [g / align(scale, g) for g in gs]  # (5.21)
         if beside:
             arrived = tf.reduce_all(state.s >= 1)
             nan = tf.constant(float("nan"), t.dtype)
             grads = [tf.where(arrived, g, nan) for g in state.total]
         else:
-            grads = add(grads, gs[size + 2 :])
+            grads = add(grads, gs[size + 2 :])  # the integral (5.7), over all intervals
+        # At s = 0: a(t_i), dL/d(t0, dt) (5.14) (5.15), dL/dtheta (5.7).
         return gs[:size], gs[size : size + 2], grads
 
     return over_intervals(interval, t, read, cotangents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from .adaptive import NOT_FINITE, RUNNING, UNDERFLOW
 from .gradients import GRADIENTS
-from .solvers import SOLVERS, RungeKutta, Step
+from .solvers import SOLVERS, RungeKutta, Step, Structure
 
 
 def _require(condition: Any, message: str) -> None:
@@ -26,7 +27,7 @@ def _require(condition: Any, message: str) -> None:
         raise ValueError(message)
 
 
-def state(z0: Any, name: str = "z0") -> Any:
+def state(z0: Structure, name: str = "z0") -> Structure:
     """z0 with every leaf a finite tensor of one floating-point dtype."""
     leaves = tf.nest.flatten(z0)
     if not leaves:
@@ -57,7 +58,7 @@ def state(z0: Any, name: str = "z0") -> Any:
     return z0
 
 
-def times(t: Any, z0: Any) -> tf.Tensor:
+def times(t: Any, z0: Structure) -> tf.Tensor:
     """t as a tensor [T] or [T, batch, 1], finite and monotonic, that broadcasts against z0."""
     leaves = tf.nest.flatten(z0)
     dtype = leaves[0].dtype
@@ -91,7 +92,7 @@ def times(t: Any, z0: Any) -> tf.Tensor:
     return t
 
 
-def batch(z0: Any) -> None:
+def batch(z0: Structure) -> None:
     """per_sample needs a first axis of one length on every leaf."""
     shapes = [leaf.shape for leaf in tf.nest.flatten(z0)]
     if any(shape.rank == 0 for shape in shapes) or not all(
@@ -116,7 +117,7 @@ def _check_broadcast(row: tf.TensorShape, leaf: tf.TensorShape) -> None:
         )
 
 
-def slope(dz: Any, z: Any) -> list[tf.Tensor]:
+def slope(dz: Structure, z: Structure) -> list[tf.Tensor]:
     """The leaves of func's result, which must have z's structure, shapes and dtype."""
     try:
         tf.nest.assert_same_structure(z, dz)
@@ -179,6 +180,19 @@ def _solver(method: str | Step) -> Step:
     return method
 
 
+def _steps(n: Any, method: Any) -> int | None:
+    """The number of equal steps in each interval, at least one; None: adaptive."""
+    if n is None:
+        if isinstance(method, RungeKutta) and method.b_error is not None:
+            return None
+        name = method.name if isinstance(method, RungeKutta) else repr(method)
+        raise ValueError(
+            f"steps is None, and the solver {name} has no error estimate to choose its own steps: "
+            "give the number of equal steps in each interval, such as steps=20"
+        )
+    return _whole(n, "steps")
+
+
 def _choice(value: str, known: Sequence[str], name: str) -> str:
     """value, if it is one of the known names."""
     if value not in known:
@@ -186,15 +200,21 @@ def _choice(value: str, known: Sequence[str], name: str) -> str:
     return value
 
 
+def _whole(n: Any, name: str) -> int:
+    """n, if it is a whole number and at least 1."""
+    if isinstance(n, bool) or not isinstance(n, numbers.Integral):
+        raise TypeError(f"{name} is {n!r}: it must be a whole number")
+    if n < 1:
+        raise ValueError(f"{name} is {n}: it must be at least 1")
+    return int(n)
+
+
 def tolerances(rtol: float, atol: float, max_steps: int, on_failure: str) -> None:
     """The settings of adaptive steps: positive, finite and not all zero."""
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not 0 < value < float("inf"):
             raise ValueError(f"{name} is {value!r}: it must be a positive number")
-    if isinstance(max_steps, bool) or not isinstance(max_steps, numbers.Integral):
-        raise TypeError(f"max_steps is {max_steps!r}: it must be a whole number")
-    if max_steps < 1:
-        raise ValueError(f"max_steps is {max_steps}: it must be at least 1")
+    _whole(max_steps, "max_steps")
     _choice(on_failure, ("raise", "nan"), "on_failure")
 
 
@@ -206,65 +226,39 @@ def arrived(report: tf.Tensor, t: tf.Tensor, max_steps: int) -> None:
     worst = tf.argmin(report[3])
     _, accepted, status, s, h = tf.unstack(report[:, worst])
     failed = tf.reduce_sum(tf.cast(report[3] < 1, tf.int32))
-    where = ["in", failed, "of", tf.shape(report)[1], "samples"] if report.shape[1] != 1 else []
 
     def of_worst(x: tf.Tensor) -> tf.Tensor:
         x = tf.reshape(x, [-1])
         return x[tf.minimum(worst, tf.size(x, tf.int64) - 1)]
 
     start, span = of_worst(t[0]), of_worst(t[-1] - t[0])
-    at, step = start + s * span, tf.abs(h * span)
-    reasons = {
-        UNDERFLOW: [
-            "the step size fell to",
-            step,
-            "at t =",
-            at,
-            *where,
-            "where it no longer changes t: raise rtol "
-            "and atol, or use float64; the problem may be stiff or singular there",
-        ],
-        NOT_FINITE: [
-            "func(t, z) gave NaN or infinity near t =",
-            at,
-            *where,
-            "and no step, however small, avoids "
-            "it: look at func there, or at whether the solution exists beyond that time",
-        ],
-        RUNNING: [
-            f"max_steps = {max_steps} steps, of which",
-            accepted,
-            "were accepted, reached t =",
-            at,
-            "of",
-            start + span,
-            "with a step size of",
-            step,
-            *where,
-            "at the end: raise max_steps, rtol or atol; a stiff problem needs many steps",
-        ],
+    values = {
+        "at": start + s * span,
+        "end": start + span,
+        "step": tf.abs(h * span),
+        "accepted": accepted,
+        "failed": failed,
+        "samples": tf.shape(report)[1],
     }
-    for reason, sentence in reasons.items():
+    where = "in {failed} of {samples} samples, " if report.shape[1] != 1 else ""
+    sentences = {
+        UNDERFLOW: "the step size fell to {step} at t = {at} WHERE"
+        "where it no longer changes t: raise rtol and atol, or use float64; "
+        "the problem may be stiff or singular there",
+        NOT_FINITE: "func(t, z) gave NaN or infinity near t = {at} WHERE"
+        "and no step, however small, avoids it: look at func there, "
+        "or at whether the solution exists beyond that time",
+        RUNNING: f"max_steps = {max_steps} steps, of which "
+        "{accepted} were accepted, reached t = {at} of {end} WHERE"
+        "with a step size of {step} at the end: raise max_steps, rtol or atol; "
+        "a stiff problem needs many steps",
+    }
+    for reason, sentence in sentences.items():
+        sentence = sentence.replace("WHERE", where)
         fine = (s >= 1) | tf.not_equal(tf.cast(status, tf.int32), reason)
         if not tf.executing_eagerly():
-            tf.debugging.Assert(fine, sentence)
+            pieces = re.split(r"\{(\w+)\}", sentence)
+            tf.debugging.Assert(fine, [values.get(piece, piece.strip()) for piece in pieces])
         elif not fine:
-            words = [x if isinstance(x, str) else f"{float(x):.6g}" for x in sentence]
-            raise RuntimeError(" ".join(words))
-
-
-def _steps(n: Any, method: Any) -> int | None:
-    """The number of equal steps in each interval, at least one; None: adaptive."""
-    if n is None:
-        if isinstance(method, RungeKutta) and method.b_error is not None:
-            return None
-        name = method.name if isinstance(method, RungeKutta) else repr(method)
-        raise ValueError(
-            f"steps is None, and the solver {name} has no error estimate to choose its own steps: "
-            "give the number of equal steps in each interval, such as steps=20"
-        )
-    if isinstance(n, bool) or not isinstance(n, numbers.Integral):
-        raise TypeError(f"steps is {n!r}: it must be a whole number")
-    if n < 1:
-        raise ValueError(f"steps is {n}: it must be at least 1")
-    return int(n)
+            words = {name: f"{float(value):.6g}" for name, value in values.items()}
+            raise RuntimeError(sentence.format(**words))

@@ -11,30 +11,36 @@ Stage 13 is the slope at the end of the step. Stages 14 to 16 serve the dense ou
 """
 
 from fractions import Fraction
+from typing import TypeAlias
+
+Row: TypeAlias = tuple[Fraction, ...]
+Rows: TypeAlias = tuple[Row, ...]
 
 
-def _row(text: str) -> tuple[Fraction, ...]:
+def fractions(text: str) -> Row:
+    """The numbers of a text, exactly as they are printed."""
     return tuple(Fraction(number) for number in text.split())
 
 
-def _rows(text: str) -> tuple[tuple[Fraction, ...], ...]:
-    return tuple(_row(line) for line in text.split("|"))
+def rows(text: str) -> Rows:
+    """The same of each part of a text that '|' splits."""
+    return tuple(fractions(line) for line in text.split("|"))
 
 
-def _powers(nested: list[Fraction]) -> tuple[Fraction, ...]:
+def _powers(nested: list[Fraction]) -> Row:
     """The coefficients of θ, θ², ... in θ (g1 + (1 - θ) (g2 + θ (g3 + (1 - θ) (g4 + ...))))."""
     powers = [Fraction(0)]
     for depth in reversed(range(len(nested))):
         powers[0] += nested[depth]
         times_theta = [Fraction(0), *powers]
         if depth % 2:
-            powers = [p - q for p, q in zip([*powers, 0], times_theta, strict=True)]
+            powers = [p - q for p, q in zip([*powers, Fraction(0)], times_theta, strict=True)]
         else:
             powers = times_theta
     return tuple(powers[1:])
 
 
-_WEIGHTS = _row(
+_WEIGHTS = fractions(
     """
     5.42937341165687622380535766363e-2 0 0 0 0 4.45031289275240888144113950566
       1.89151789931450038304281599044 -5.8012039600105847814672114227
@@ -44,7 +50,7 @@ _WEIGHTS = _row(
 )
 
 # c_2 to c_5 are (12 - 2√6) / 135, (6 - √6) / 45, (6 - √6) / 30 and (6 + √6) / 30.
-C = _row(
+C = fractions(
     """
     0 0.526001519587677318785587544488e-1 0.789002279381515978178381316732e-1
     0.118350341907227396726757197510 0.281649658092772603273242802490
@@ -52,7 +58,7 @@ C = _row(
     """
 )
 
-A = _rows(
+A = rows(
     """
     | 5.26001519587677318785587544488e-2
     | 1.97250569845378994544595329183e-2 5.91751709536136983633785987549e-2
@@ -85,7 +91,7 @@ A = _rows(
 A, B = (*A, _WEIGHTS), (*_WEIGHTS, Fraction(0))
 
 # b minus a method of order 5.
-ERROR_5 = _row(
+ERROR_5 = fractions(
     """
     0.1312004499419488073250102996e-1 0 0 0 0 -0.1225156446376204440720569753e1
       -0.4957589496572501915214079952 0.1664377182454986536961530415e1
@@ -97,11 +103,11 @@ ERROR_5 = _row(
 
 # b minus a method of order 3, which has three stages.
 ERROR_3 = tuple(
-    x - y for x, y in zip(B, _row("31/127 0 0 0 0 0 0 0 12675/17272 0 0 3/136 0"), strict=True)
+    x - y for x, y in zip(B, fractions("31/127 0 0 0 0 0 0 0 12675/17272 0 0 3/136 0"), strict=True)
 )
 
-DENSE_C = _row("1/10 1/5 7/9")
-DENSE_A = _rows(
+DENSE_C = fractions("1/10 1/5 7/9")
+DENSE_A = rows(
     """
       5.61675022830479523392909219681e-2 0 0 0 0 0 2.53500210216624811088794765333e-1
       -2.46239037470802489917441475441e-1 -1.24191423263816360469010140626e-1
@@ -121,7 +127,7 @@ DENSE_A = _rows(
 # g4 to g7 of the nested form in which Hairer's code evaluates its dense output; the first three
 # follow from the values and slopes at both ends: g1 = sum_i b_i k_i, which is (z_next - z) / h,
 # g2 = k_1 - g1 and g3 = 2 g1 - k_1 - k_13.
-_NESTED = _rows(
+_NESTED = rows(
     """
       -0.84289382761090128651353491142e1 0 0 0 0 0.56671495351937776962531783590
       -0.30689499459498916912797304727e1 0.23846676565120698287728149680e1
@@ -151,9 +157,9 @@ _NESTED = _rows(
 )
 
 
-def _dense() -> tuple[tuple[Fraction, ...], ...]:
+def _dense() -> Rows:
     stages = len(B) + len(DENSE_C)
-    b = [*B, 0, 0, 0]
+    b = [*B, *[Fraction(0)] * len(DENSE_C)]
     first = [Fraction(i == 0) for i in range(stages)]
     last = [Fraction(i == 12) for i in range(stages)]
     ends = [(b[i], first[i] - b[i], 2 * b[i] - first[i] - last[i]) for i in range(stages)]

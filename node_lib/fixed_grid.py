@@ -8,20 +8,21 @@ from typing import Any
 
 import tensorflow as tf
 
-from .solvers import Step, align
+from .solvers import Step, Structure, align
 
+# The leaves of a state: what the solvers and the gradients work on.
 States = list[tf.Tensor]
 FlatFunc = Callable[[tf.Tensor, States], States]
 
 
 def rescaled(func: FlatFunc, t0: tf.Tensor, dt: tf.Tensor) -> FlatFunc:
-    """dz/ds = dt f(t0 + s dt, z) for s in [0, 1]                               (4.2)
+    """F(s, z) = dt f(t0 + s dt, z), so that dz/ds = F(s, z) for s in [0, 1]      (4.2) (5.13)
 
     One scalar clock s for all samples, in both directions of time, whatever t0 and dt are.
     """
 
     def rescaled_func(s: tf.Tensor, zs: States) -> States:
-        return [align(dt, k) * k for k in func(t0 + s * dt, zs)]
+        return [align(dt, k) * k for k in func(t0 + s * dt, zs)]  # (5.13)
 
     return rescaled_func
 
@@ -37,7 +38,7 @@ class FixedGrid:
     func: FlatFunc
     step: Step
     steps: int
-    pack: Callable[[States], Any]
+    pack: Callable[[States], Structure]
 
     def advance(
         self, t0: tf.Tensor, dt: tf.Tensor, n: tf.Tensor, zs: States, direction: int = 1
@@ -46,11 +47,12 @@ class FixedGrid:
         size = tf.constant(1.0 / self.steps, zs[0].dtype)
         func = rescaled(self.func, t0, dt)
 
-        def packed(s: tf.Tensor, z: Any) -> Any:
+        def packed(s: tf.Tensor, z: Structure) -> Structure:
             return self.pack(func(s, tf.nest.flatten(z)))
 
         s, h = tf.cast(n, size.dtype) * size, direction * size
-        return tf.nest.flatten(self.step(packed, s, h, self.pack(zs)))
+        leaves: States = tf.nest.flatten(self.step(packed, s, h, self.pack(zs)))
+        return leaves
 
     def states(self, z0: States, t: tf.Tensor, keep_every_step: bool = False) -> States:
         """The states at the times t, [T, ...], or after every step, [(T - 1) steps + 1, ...]."""

@@ -11,8 +11,9 @@ import keras
 import tensorflow as tf
 
 from . import checks
+from .gradients import Gradient
 from .integrate import odeint
-from .solvers import SOLVERS, Func, RungeKutta, Step, align, rk4
+from .solvers import SOLVERS, Func, RungeKutta, Step, Structure, align, rk4
 
 # A copy of this package under another name registers its layers under that name.
 _PACKAGE = __package__ or "node_lib"
@@ -33,7 +34,8 @@ def _solver_from_plain(plain: Any) -> str | Step:
         return plain
     if "tableau" in plain:
         return RungeKutta(**_fractions_to(Fraction, plain["tableau"]))
-    return keras.saving.deserialize_keras_object(plain)
+    step: Step = keras.saving.deserialize_keras_object(plain)
+    return step
 
 
 def _fractions_to(kind: Callable[[Any], Any], tableau: dict[str, Any]) -> dict[str, Any]:
@@ -50,10 +52,13 @@ def _fractions_to(kind: Callable[[Any], Any], tableau: dict[str, Any]) -> dict[s
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class Autonomous(keras.layers.Layer):
-    """f(t, z) = net(z): dynamics that do not look at the time.
+    """Dynamics that do not look at the time.
+
+        f(t, z) = net(z)
 
     Args:
-        net: a Keras layer or model, or any callable, of one input; its output has z's shape.
+        net: a Keras layer or model, or any callable, of one input ``[batch, ...]``; its output
+            has z's shape. It is dz/dt, in the unit of z over that of time.
 
     Chapter 4.
     """
@@ -63,23 +68,29 @@ class Autonomous(keras.layers.Layer):
         self.net = net
 
     def build(self, t_shape: Any, z_shape: Any) -> None:
+        """Create the network's variables. Keras calls it."""
         if isinstance(self.net, keras.layers.Layer) and not self.net.built:
             self.net.build(z_shape)
 
-    def call(self, t: tf.Tensor, z: Any) -> Any:
+    def call(self, t: tf.Tensor, z: Structure) -> Structure:
+        """dz/dt at (t, z)."""
         return self.net(z)
 
     def get_config(self) -> dict[str, Any]:
+        """What ``from_config`` makes the layer of again, as plain data."""
         return {**super().get_config(), "net": keras.saving.serialize_keras_object(self.net)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Autonomous:
+        """The layer that ``get_config`` described."""
         return cls(**{**config, "net": keras.saving.deserialize_keras_object(config["net"])})
 
 
 @keras.saving.register_keras_serializable(_PACKAGE)
 class ConcatTime(Autonomous):
-    """f(t, z) = net([z, t]): the time is one more feature on the last axis of z (4.3).
+    """Dynamics that see the time as one more feature, on the last axis of z.
+
+        f(t, z) = net([z, t])                                                           (4.3)
 
     Args:
         net: a Keras layer or model, or any callable, of one input ``[..., features + 1]``; its
@@ -89,9 +100,11 @@ class ConcatTime(Autonomous):
     """
 
     def build(self, t_shape: Any, z_shape: Any) -> None:
+        """Create the variables of the network, whose input has one more feature than z."""
         super().build(t_shape, (*z_shape[:-1], z_shape[-1] + 1))
 
     def call(self, t: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
+        """dz/dt at (t, z): t a scalar, or one a sample; z ``[..., features]``."""
         ones = tf.ones_like(z[..., :1])
         t = align(tf.cast(t, z.dtype), z)
         # Each sample's own time may come as [batch, features], all alike.
@@ -107,13 +120,14 @@ class NeuralODE(keras.layers.Layer):
 
     ``layer(z0)`` integrates over [t0, t0 + dt]; ``layer(z0, dt)`` takes the time span from the
     call: a scalar, or one for each sample, ``[batch, 1]`` (or ``[batch, dim]``, one for each
-    component). Time is in the unit that the dynamics assume.
+    component).
 
     Args:
         dynamics: a Keras layer or any callable ``f(t, z)`` that returns dz/dt with z's structure
             and shapes. ``Autonomous(net)`` and ``ConcatTime(net)`` make one of a network.
-        dt: the time span where the call gives none. Negative spans run backward.
-        t0: the time of z0.
+        dt: the time span where the call gives none. Negative spans run backward. In the unit of
+            time that the dynamics assume.
+        t0: the time of z0, in the same unit.
         solver: a name in ``SOLVERS``, a ``RungeKutta``, or ``step(func, t, h, z)``.
         steps: the number of equal steps, or None for adaptive steps within the tolerances.
         rtol, atol, max_steps: the tolerances of adaptive steps and the most that are tried.
@@ -128,7 +142,8 @@ class NeuralODE(keras.layers.Layer):
         ``(z1, states)``.
 
     Raises:
-        ValueError, TypeError: as ``odeint``.
+        ValueError, TypeError: as ``odeint``, when the layer is made or called.
+        RuntimeError: as ``odeint``, where adaptive steps do not arrive.
 
     ``solver``, ``steps``, ``rtol``, ``atol`` and all other settings may be changed after training:
     train precise, serve fast. The state keeps the precision of the layer's variables (float32
@@ -149,7 +164,7 @@ class NeuralODE(keras.layers.Layer):
         steps: int | None = 10,
         rtol: float = 1e-5,
         atol: float = 1e-6,
-        gradient: str = "checkpoint",
+        gradient: Gradient = "checkpoint",
         per_sample: bool = False,
         max_steps: int = 1000,
         return_states: bool = False,
@@ -174,6 +189,7 @@ class NeuralODE(keras.layers.Layer):
         self._compiled_solve = tf.function(self._solve, reduce_retracing=True)
 
     def build(self, z0_shape: Any, dt_shape: Any = None) -> None:
+        """Create the variables of the dynamics. Keras calls it."""
         # Tracing once creates the variables of any dynamics, also of a layer that is not built.
         z_specs = _map_shapes(lambda s: tf.TensorSpec(s, self.variable_dtype), z0_shape)
         t_shape = [] if dt_shape is None else dt_shape
@@ -181,13 +197,23 @@ class NeuralODE(keras.layers.Layer):
             tf.TensorSpec(t_shape, self.variable_dtype), z_specs
         )
 
-    def __call__(self, z0: Any, dt: Any = None, **kwargs: Any) -> Any:
+    def __call__(self, z0: Structure, dt: Any = None, **kwargs: Any) -> Structure:
+        """z(t0 + dt) from z0 = z(t0): what ``call`` does, with dt as a bare number too."""
         # Keras takes only tensors by position; a bare number is welcome here.
         if isinstance(dt, int | float):
             dt = tf.constant(dt, self.variable_dtype)
         return super().__call__(z0, dt, **kwargs)
 
-    def call(self, z0: Any, dt: Any = None) -> Any:
+    def call(self, z0: Structure, dt: Any = None) -> Structure:
+        """Solve over [t0, t0 + dt].
+
+        Args:
+            z0: the state at t0, ``[batch, ...]``, or a structure of such tensors.
+            dt: the time span: a scalar, ``[batch, 1]`` or ``[batch, dim]``; the layer's without it.
+
+        Returns:
+            z(t0 + dt), structured as z0; with ``return_states`` a pair of it and all states.
+        """
         z0 = tf.nest.map_structure(lambda x: tf.cast(x, self.variable_dtype), z0)
         dt = self._time(self.dt if dt is None else dt)
         t0 = self._time(self.t0)
@@ -214,8 +240,10 @@ class NeuralODE(keras.layers.Layer):
         """The dynamics, their result in the state's precision whatever they compute in."""
         return tf.nest.map_structure(lambda k: tf.cast(k, self.variable_dtype), self.dynamics(t, z))
 
-    def compute_output_spec(self, z0: Any, dt: Any = None) -> Any:
-        def spec(x: Any, leading: tuple[int, ...] = ()) -> keras.KerasTensor:
+    def compute_output_spec(self, z0: Structure, dt: Any = None) -> Structure:
+        """Shapes and dtypes of what a call returns. Keras calls it for functional models."""
+
+        def spec(x: Any, leading: tuple[int | None, ...] = ()) -> keras.KerasTensor:
             return keras.KerasTensor((*leading, *x.shape), dtype=self.variable_dtype)
 
         z1 = keras.tree.map_structure(spec, z0)
@@ -224,6 +252,7 @@ class NeuralODE(keras.layers.Layer):
         return z1, keras.tree.map_structure(lambda x: spec(x, (self.steps,)), z0)
 
     def get_config(self) -> dict[str, Any]:
+        """What ``from_config`` makes the layer of again, as plain data."""
         config = super().get_config()
         config.pop("autocast", None)
         return {
@@ -238,6 +267,7 @@ class NeuralODE(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> NeuralODE:
+        """The layer that ``get_config`` described, untrained."""
         config = dict(config)
         config["dynamics"] = keras.saving.deserialize_keras_object(config["dynamics"])
         config["solver"] = _solver_from_plain(config["solver"])
@@ -265,15 +295,17 @@ def _map_shapes(function: Callable[[Any], Any], shapes: Any) -> Any:
 
 def get_neural_ode_layer(
     ode_func: Func, num_samples: int = 10, method: Step = rk4, return_states: bool = False
-) -> Callable[[Any, Any], Any]:
-    """A function ``layer(z0, dt)`` that solves dz/dt = ode_func(t, z) over [0, dt].
+) -> Callable[[Structure, Any], Structure]:
+    """A function ``layer(z0, dt)`` that solves an ODE over [0, dt].
+
+        dz/dt = ode_func(t, z),    z(0) = z0                                            (4.1)
 
     The smallest way to a Neural ODE: no Keras layer, any step function, adjoint gradient of z0,
     of dt and of every variable that ode_func reads.
 
     Args:
         ode_func: ``ode_func(t, z)`` returns dz/dt with the structure of z.
-        num_samples: the number of steps in dt.
+        num_samples: the number of equal steps in dt.
         method: a step function ``method(func, t, h, z)``, such as ``euler`` or ``rk4``.
         return_states: return the states after each step instead of the last one.
 
@@ -285,11 +317,12 @@ def get_neural_ode_layer(
     Raises:
         ValueError, TypeError: as ``odeint``.
 
-    Chapter 4 writes it out.
+    Source: Chen et al., Neural Ordinary Differential Equations (2018), arXiv 1806.07366.
+    Chapter 4 writes it out; its gradient is the adjoint of Chapter 5.
     """
     checks.settings(method, num_samples, "adjoint")
 
-    def layer(z0: Any, dt: Any) -> Any:
+    def layer(z0: Structure, dt: Any) -> Structure:
         dtype = tf.convert_to_tensor(tf.nest.flatten(z0)[0]).dtype
         dt = tf.convert_to_tensor(dt, dtype)
         settings = {"solver": method, "steps": num_samples, "gradient": "adjoint"}

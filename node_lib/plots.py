@@ -15,17 +15,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 
 # Okabe & Ito's palette: told apart by colour-blind readers, and by lightness.
 BLUE, ORANGE, GREEN, PINK, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 GREY = "#6B6B6B"
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": GREY,
     "axes.grid": True,
     "axes.labelsize": 12,
-    "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, PINK, SKY]),
+    "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PINK, SKY]),
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 12,

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from . import dop853
+from .dop853 import Row, Rows, fractions, rows
 
-Func = Callable[[Any, Any], Any]
-Step = Callable[[Func, Any, Any, Any], Any]
+# A tensor, or any tf.nest structure of tensors: a tuple, list or dict, also nested.
+Structure: TypeAlias = Any
+# func(t, z) returns dz/dt with the structure, shapes and dtype of z.
+Func = Callable[[tf.Tensor, Structure], Structure]
+# step(func, t, h, z) returns z at t + h.
+Step = Callable[[Func, tf.Tensor, tf.Tensor, Structure], Structure]
 
 
 def align(x: Any, z: tf.Tensor) -> Any:
@@ -29,8 +34,10 @@ def align(x: Any, z: tf.Tensor) -> Any:
     return tf.reshape(x, tf.shape(x)[: len(z.shape)])
 
 
-def advance(z: Any, h: Any, weights: Sequence[Fraction], slopes: Sequence[Any]) -> Any:
-    """z + h sum_j w_j k_j, on each tensor of the structure; a weight of zero costs nothing."""
+def advance(
+    z: Structure, h: Any, weights: Sequence[Fraction], slopes: Sequence[Structure]
+) -> Structure:
+    """z + h sum_j w_j k_j on each tensor of the structure (3.8); a weight of zero costs nothing."""
     used = [(float(w), k) for w, k in zip(weights, slopes, strict=True) if w]
     if not used:
         return z
@@ -43,8 +50,8 @@ def advance(z: Any, h: Any, weights: Sequence[Fraction], slopes: Sequence[Any]) 
 
 
 def further_stages(
-    func: Func, t: Any, h: Any, z: Any, ks: Sequence[Any], a: Sequence[Any], c: Sequence[Fraction]
-) -> list[Any]:
+    func: Func, t: Any, h: Any, z: Structure, ks: Sequence[Structure], a: Rows, c: Row
+) -> list[Structure]:
     """The slopes ks and, after them, one for each row of a and node of c (3.8)."""
     slopes = list(ks)
     for row, node in zip(a, c, strict=True):
@@ -56,7 +63,7 @@ def further_stages(
 class RungeKutta:
     """An explicit Runge-Kutta method, and one step of it.
 
-    k_i = f(t + c_i h, z + h sum_j a_ij k_j),    z_next = z + h sum_i b_i k_i        (3.8)
+        k_i = f(t + c_i h, z + h sum_j a_ij k_j),    z_next = z + h sum_i b_i k_i    (3.8)
 
     Calling it takes one step, ``z_next = rk4(func, t, h, z)``. ``func(t, z)`` returns dz/dt
     with the structure of z, which is a tensor or any ``tf.nest`` structure of tensors. ``t``
@@ -84,50 +91,44 @@ class RungeKutta:
     Raises:
         ValueError: the tableau's rows do not fit together.
 
-    Source: Butcher, Numerical Methods for Ordinary Differential Equations (2016), section 23.
+    Source: Butcher, Numerical Methods for Ordinary Differential Equations (2016), section 23,
+    doi 10.1002/9781119121534; each method's own source stands at its tableau in solvers.py.
     Chapter 3 derives the methods and measures their orders.
     """
 
     name: str
     order: int
-    a: tuple[tuple[Fraction, ...], ...]
-    b: tuple[Fraction, ...]
-    c: tuple[Fraction, ...]
-    b_error: tuple[Fraction, ...] | None = None
-    b_error_low: tuple[Fraction, ...] | None = None
-    dense: tuple[tuple[Fraction, ...], ...] | None = None
-    dense_a: tuple[tuple[Fraction, ...], ...] = ()
-    dense_c: tuple[Fraction, ...] = ()
+    a: Rows
+    b: Row
+    c: Row
+    b_error: Row | None = None
+    b_error_low: Row | None = None
+    dense: Rows | None = None
+    dense_a: Rows = ()
+    dense_c: Row = ()
 
     def __post_init__(self) -> None:
-        stages = len(self.b)
-        rows = [len(row) for row in self.a]
-        if rows != list(range(stages)) or len(self.c) != stages:
-            raise ValueError(
-                f"the tableau of {self.name!r} has {stages} weights b, {len(self.c)} nodes c and "
-                f"rows a of lengths {rows}: an explicit method of {stages} stages needs as many "
-                f"nodes and rows of lengths {list(range(stages))}"
-            )
+        def lengths(rows: Rows) -> Any:
+            return [len(row) for row in rows]
+
+        stages, every = len(self.b), len(self.b) + len(self.dense_a)
+        parts: list[tuple[str, Any, Any]] = [
+            ("rows a of lengths {}", lengths(self.a), [*range(stages)]),
+            ("{} nodes c", len(self.c), stages),
+            ("rows dense_a of lengths {}", lengths(self.dense_a), [*range(stages, every)]),
+            ("{} nodes dense_c", len(self.dense_c), len(self.dense_a)),
+        ]
         for weights in (self.b_error, self.b_error_low):
-            if weights is not None and len(weights) != stages:
-                raise ValueError(
-                    f"the tableau of {self.name!r} has {len(weights)} error weights for "
-                    f"{stages} stages"
-                )
-        every = stages + len(self.dense_a)
-        rows = [len(row) for row in self.dense_a]
-        if rows != list(range(stages, every)) or len(self.dense_c) != len(rows):
-            raise ValueError(
-                f"the tableau of {self.name!r} has {len(self.dense_c)} nodes dense_c and rows "
-                f"dense_a of lengths {rows}: after {stages} stages it needs as many nodes and "
-                f"rows of lengths {list(range(stages, every))}"
-            )
+            if weights is not None:
+                parts.append(("{} error weights", len(weights), stages))
         if self.dense is not None:
-            rows = [len(row) for row in self.dense]
-            if len(rows) != every or len(set(rows)) != 1:
+            found = lengths(self.dense)
+            parts.append(("rows dense of lengths {}", found, (found[:1] or [1]) * every))
+        for part, found, needed in parts:
+            if found != needed:
                 raise ValueError(
-                    f"the tableau of {self.name!r} has rows dense of lengths {rows}: it needs "
-                    f"{every} rows of one length, one for each stage"
+                    f"the tableau of {self.name!r} has {part.format(found)}: beside {stages} "
+                    f"weights b it must have {part.format(needed)}"
                 )
 
     @property
@@ -149,16 +150,28 @@ class RungeKutta:
         """
         return None if self.b_error is None else self.order - 1
 
-    def stages(self, func: Func, t: Any, h: Any, z: Any, count: int | None = None) -> list[Any]:
-        """The slopes k_1 to k_s of one step, or the first ``count``, each structured as z."""
+    def stages(
+        self, func: Func, t: Any, h: Any, z: Structure, count: int | None = None
+    ) -> list[Structure]:
+        """The slopes k_1 to k_s of one step (3.8).
+
+        Args:
+            func: ``func(t, z)`` returns dz/dt with z's structure.
+            t, h: the time and the step, in one unit; scalars or one a sample, ``[batch, 1]``.
+            z: the state at t.
+            count: how many slopes, from the first; all without it.
+
+        Returns:
+            A list of slopes, each with the structure and shapes of z, in its unit over time's.
+        """
         z = tf.nest.map_structure(tf.convert_to_tensor, z)
         # A bare number would become float32 inside func, whatever the state is.
         dtype = tf.nest.flatten(z)[0].dtype
         t, h = tf.convert_to_tensor(t, dtype), tf.convert_to_tensor(h, dtype)
         return further_stages(func, t, h, z, [], self.a[:count], self.c[:count])
 
-    def __call__(self, func: Func, t: Any, h: Any, z: Any) -> Any:
-        """z at t + h, by one step from z at t."""
+    def __call__(self, func: Func, t: Any, h: Any, z: Structure) -> Structure:
+        """z at t + h, by one step from z at t (3.8): arguments as those of ``stages``."""
         # The last slope of a method that is FSAL has no weight: one step alone does not need it.
         count = max((i for i, weight in enumerate(self.b, start=1) if weight), default=0)
         return advance(z, h, self.b[:count], self.stages(func, t, h, z, count))
@@ -178,16 +191,12 @@ def _tableau(
     Without b the method is FSAL, and b is the last row of a with a zero. ``embedded`` holds the
     weights of the embedded method.
     """
-
-    def row(text: str) -> tuple[Fraction, ...]:
-        return tuple(Fraction(number) for number in text.split())
-
-    def rows(text: str) -> tuple[tuple[Fraction, ...], ...]:
-        return tuple(row(line) for line in text.split("|"))
-
-    weights = row(b) if b else (*rows(a)[-1], Fraction(0))
-    b_error = embedded and tuple(x - y for x, y in zip(weights, row(embedded), strict=True))
-    return RungeKutta(name, order, rows(a), weights, row(c), b_error, dense=dense and rows(dense))
+    weights = fractions(b) if b else (*rows(a)[-1], Fraction(0))
+    b_error = None
+    if embedded:
+        b_error = tuple(x - y for x, y in zip(weights, fractions(embedded), strict=True))
+    polynomials = rows(dense) if dense else None
+    return RungeKutta(name, order, rows(a), weights, fractions(c), b_error, dense=polynomials)
 
 
 # Euler, Institutionum calculi integralis I (1768); the update of a residual block (Chapter 1).

@@ -28,7 +28,7 @@ def differentiable(
     """
     size = len(inputs)
 
-    @tf.custom_gradient
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
     def outputs_of(*arguments: tf.Tensor) -> Any:
         inputs = list(arguments[:size])
         with _nothing_recorded():
@@ -45,7 +45,8 @@ def differentiable(
         return outputs, grad
 
     # A variable enters as its value, so that its gradient is one more output like any other.
-    return outputs_of(*inputs, *[tf.convert_to_tensor(x) for x in read])
+    outputs: States = outputs_of(*inputs, *[tf.convert_to_tensor(x) for x in read])
+    return outputs
 
 
 def reads(func: Callable[..., Any], t: tf.Tensor, zs: States) -> list[Any]:
@@ -83,10 +84,12 @@ def gradient_of(
 
 
 def zeros_like(xs: Sequence[Any], dtype: tf.DType) -> States:
+    """Zeros in the shapes of xs, all of one dtype."""
     return [tf.zeros(tf.shape(x), dtype) for x in xs]
 
 
 def add(xs: States, ys: States) -> States:
+    """Each leaf of xs plus that of ys."""
     return [x + y for x, y in zip(xs, ys, strict=True)]
 
 
@@ -95,10 +98,10 @@ def _nothing_recorded() -> contextlib.AbstractContextManager[None]:
     return tf.init_scope() if tf.executing_eagerly() else contextlib.nullcontext()
 
 
-def _differentiable_once(backward: Callable[..., Any], gradient: str) -> Callable[..., Any]:
+def _differentiable_once(backward: Callable[..., States], gradient: str) -> Callable[..., States]:
     """backward, with an error in place of a second derivative that would be wrong."""
 
-    @tf.custom_gradient
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
     def once(*inputs: tf.Tensor) -> Any:
         def grad(*_: Any, variables: Any = None) -> Any:
             raise NotImplementedError(
@@ -108,4 +111,5 @@ def _differentiable_once(backward: Callable[..., Any], gradient: str) -> Callabl
 
         return backward(*inputs), grad
 
-    return once
+    run: Callable[..., States] = once
+    return run

@@ -291,14 +291,15 @@ def test_coefficients_keep_double_precision():
 @pytest.mark.parametrize(
     ("tableau", "words"),
     [
-        (dict(a=((), ()), b=(1, 0), c=(0, 0)), "rows of lengths"),
+        (dict(a=((), ()), b=(1, 0), c=(0, 0)), "rows a of lengths"),
         (dict(a=((),), b=(1,), c=(0, 1)), "nodes c"),
         (dict(a=((),), b=(1,), c=(0,), b_error=(1, 0)), "error weights"),
         (dict(a=((),), b=(1,), c=(0,), b_error_low=()), "error weights"),
         (dict(a=((),), b=(1,), c=(0,), dense_a=((),), dense_c=(1,)), "rows dense_a"),
         (dict(a=((),), b=(1,), c=(0,), dense_a=((1,),)), "nodes dense_c"),
         (dict(a=((),), b=(1,), c=(0,), dense=((1,), (1,))), "rows dense of"),
-        (dict(a=((), (1,)), b=(1, 0), c=(0, 1), dense=((1,), (1, 0))), "one length"),
+        (dict(a=((),), b=(1,), c=(0,), dense=()), "rows dense of"),
+        (dict(a=((), (1,)), b=(1, 0), c=(0, 1), dense=((1,), (1, 0))), r"lengths \[1, 2\]"),
     ],
 )
 def test_a_tableau_that_does_not_fit_together_is_refused(tableau, words):
