@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -42,11 +43,26 @@ print("works under another name")
 """
 
 
-def test_a_copy_works_under_another_name(tmp_path):
-    shutil.copytree(PACKAGE, tmp_path / "mine" / "solvers" / "ode")
-    for folder in (tmp_path / "mine", tmp_path / "mine" / "solvers"):
-        (folder / "__init__.py").touch()
+def run_beside_a_copy(folder, package, program):
+    """Run a program beside a copy of node_lib, which is called package, and return what it says."""
+    copy = folder.joinpath(*package.split("."))
+    shutil.copytree(PACKAGE, copy)
+    for parent in copy.relative_to(folder).parents[:-1]:
+        (folder / parent / "__init__.py").touch()
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=300
     )
-    assert run.stdout.strip().endswith("works under another name"), run.stderr
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+def test_a_copy_works_under_another_name(tmp_path):
+    said = run_beside_a_copy(tmp_path, "mine.solvers.ode", PROGRAM)
+    assert said.strip().endswith("works under another name")
+
+
+def test_the_example_of_the_page_prints_what_the_page_says(tmp_path):
+    page = (PACKAGE.parent / "book" / "copy-node-lib.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    printed = re.search(r"It prints:\n\n```text\n(.*?)```", page, re.DOTALL).group(1)
+    assert run_beside_a_copy(tmp_path, "myproject.numerics.ode", program) == printed
