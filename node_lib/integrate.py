@@ -98,8 +98,8 @@ def odeint(
         return_stats: return ``(z, Stats)``.
 
     Returns:
-        z at every time of t: z0's structure, each tensor with a leading axis T. The first entry
-        is z0.
+        z at every time of t, in z0's structure, each tensor with a leading axis T. The first
+        entry is z0.
 
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it, what it was and what

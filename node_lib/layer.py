@@ -310,9 +310,9 @@ def get_neural_ode_layer(
         return_states: return the states after each step instead of the last one.
 
     Returns:
-        ``layer(z0, dt)``: z0 a tensor ``[..., dim]`` or a structure of them, dt a scalar or
-        ``[..., 1]`` or ``[..., dim]``. It returns z at dt, with the structure and shapes of z0;
-        with ``return_states`` each tensor has a leading axis ``[num_samples, ...]``.
+        The function ``layer(z0, dt)``. z0 is a tensor ``[..., dim]`` or a structure of them, dt a
+        scalar or ``[..., 1]`` or ``[..., dim]``. It returns z at dt, with the structure and shapes
+        of z0; with ``return_states`` each tensor has a leading axis ``[num_samples, ...]``.
 
     Raises:
         ValueError, TypeError: as ``odeint``.

@@ -137,6 +137,28 @@ def test_the_adjoint_names_the_equations_that_it_is():
         assert numbers <= set(NUMBER.findall(inspect.getsource(function))), function.__qualname__
 
 
+def test_the_api_page_shows_every_public_name():
+    page = (BOOK / "api.md").read_text(encoding="utf-8")
+    for name in node_lib.__all__:
+        assert re.search(rf":: node_lib\.{name}$|`(node_lib\.)?{name}`", page, re.MULTILINE), name
+
+
+def test_the_table_of_methods_is_right():
+    page = (BOOK / "api.md").read_text(encoding="utf-8")
+    rows = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| `")]
+    rows = [[cell.strip(" `") for cell in row] for row in rows if row[0].strip(" `") in METHODS]
+    assert [row[0] for row in rows] == list(node_lib.SOLVERS)
+    for name, order, stages, evaluations, error, dense, _ in rows:
+        method = node_lib.SOLVERS[name]
+        assert int(order) == method.order
+        assert int(stages) == len(method.b)
+        assert int(evaluations) == len(method.b) - method.fsal
+        assert bool(error) == (method.b_error is not None)
+        if error.startswith("order "):
+            assert error == f"order {method.error_order}"
+        assert dense == (f"order {len(method.dense[0])}" if method.dense else "")
+
+
 @pytest.mark.parametrize("name", ["Autonomous", "ConcatTime", "NeuralODE"])
 def test_layers_are_documented_as_layers(name):
     """Keras's own docstring is not shown where ours is missing."""

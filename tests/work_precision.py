@@ -1,6 +1,8 @@
 """Measure error and evaluations of the adaptive solvers on DETEST, beside SciPy's.
 
-``PYTHONPATH=. python tests/work_precision.py`` prints the table of the book's API page as Markdown.
+This writes the table of the book's API page again:
+
+PYTHONPATH=. .venv/bin/python tests/work_precision.py > book/work-precision.md
 """
 
 from __future__ import annotations
