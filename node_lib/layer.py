@@ -130,7 +130,8 @@ class NeuralODE(keras.layers.Layer):
         t0: the time of z0, in the same unit.
         solver: a name in ``SOLVERS``, a ``RungeKutta``, or ``step(func, t, h, z)``.
         steps: the number of equal steps, or None for adaptive steps within the tolerances.
-        rtol, atol, max_steps: the tolerances of adaptive steps and the most that are tried.
+        rtol, atol: the relative and the absolute tolerance of adaptive steps.
+        max_steps: how many adaptive steps may be tried.
         per_sample: each sample takes its own adaptive steps.
         gradient: ``"backprop"``, ``"checkpoint"``, ``"adjoint"`` or ``"reversible"``, as in
             ``odeint``.

@@ -133,7 +133,7 @@ class RungeKutta:
 
     @property
     def fsal(self) -> bool:
-        """First same as last: the last slope is f at the end of the step, (t + h, z_next).
+        """First same as last. The last slope is f at the end of the step, (t + h, z_next).
 
         So it is the first slope of the next step, and costs nothing if that step is taken.
         """
