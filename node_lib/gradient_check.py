@@ -141,11 +141,10 @@ def _judged(name: str, none: bool, slopes: list[Any], rtol: float, noise: float)
         return Checked(name, float("inf"), problem)
     problem = ""
     if none:
-        problem = f"{name} has no gradient (None), and {place} of it is {numeric:.6g}"
-        problem += " by finite differences"
+        problem = f"{name} has no gradient (None), and at {place} it is {numeric:.6g}"
     elif not gap <= rtol * scale + noise:
         problem = f"the gradient of {name} at {place} is {by_tape:.6g}, and {numeric:.6g}"
-        problem += " by finite differences"
+    problem += " by finite differences" if problem else ""
     if problem and bend > gap / 10:
         problem += ", which differ as much among themselves: there is a kink near, or try a step"
     return Checked(name, gap / scale, problem)
@@ -156,7 +155,7 @@ def _directions(x: Any, entries: int, count: int) -> Iterator[tuple[str, tf.Tens
     size = math.prod(x.shape)
     if size <= entries:
         for i in range(size):
-            place = [int(n) for n in tf.unravel_index(i, x.shape or [1])]
+            place = [int(n) for n in tf.unravel_index(i, x.shape)]
             yield f"entry {place}", tf.reshape(tf.one_hot(i, size, dtype=x.dtype), x.shape)
     else:
         for i in range(count):
