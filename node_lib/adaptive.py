@@ -51,8 +51,12 @@ def rms(xs: States, clock: tf.Tensor) -> tf.Tensor:
         squares = tf.add_n([tf.reduce_sum(tf.square(x)) for x in xs])
         size = tf.add_n([tf.cast(tf.size(x), clock.dtype) for x in xs])
         return tf.sqrt(squares / tf.maximum(size, tf.ones_like(size)))
-    rows = tf.concat([tf.reshape(x, [tf.shape(clock)[0], -1]) for x in xs], axis=1)
-    return tf.reshape(tf.sqrt(tf.reduce_mean(tf.square(rows), axis=1)), tf.shape(clock))
+    # The number of entries is counted, not left to -1: a batch may be empty.
+    rows = [tf.reshape(x, [tf.shape(x)[0], tf.reduce_prod(tf.shape(x)[1:])]) for x in xs]
+    rows = tf.concat(rows, axis=1)
+    squares = tf.reduce_sum(tf.square(rows), axis=1)
+    size = tf.maximum(tf.cast(tf.shape(rows)[1], clock.dtype), 1)
+    return tf.reshape(tf.sqrt(squares / size), tf.shape(clock))
 
 
 def first_step(

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from . import checks
 from .adaptive import Adaptive, Output, State, dense_rows, polynomial, rms, slope_rows
 from .fixed_grid import FlatFunc, States, count, repeat, rescaled
 from .gradients import Gradient, over_intervals
@@ -15,7 +16,12 @@ from .tape import add, differentiable, gradient_of, reads, vjp, zeros_like
 
 
 def solve_adaptive(
-    solver: Adaptive, func: FlatFunc, z0: States, t: tf.Tensor, gradient: Gradient
+    solver: Adaptive,
+    func: FlatFunc,
+    z0: States,
+    t: tf.Tensor,
+    gradient: Gradient,
+    may_raise: bool = True,
 ) -> tuple[States, tf.Tensor]:
     """The states at the times t, each [T, ...], and attempts, accepted, status, s and h.
 
@@ -39,7 +45,7 @@ def solve_adaptive(
     def backward(kept: States, inputs: States, cotangents: States) -> States:
         t, cotangents = inputs[-1], cotangents[:size]
         if not record:
-            return _adjoint(solver, func, kept[:size], t, read, cotangents)
+            return _adjoint(solver, func, kept[:size], t, read, cotangents, may_raise)
         attempts, accepted, *_ = tf.unstack(kept[size])
         taken = tf.reduce_max(attempts) if solver.per_sample else accepted
         taken = tf.cast(taken, tf.int32)
@@ -59,7 +65,9 @@ def _clock(t: tf.Tensor) -> States:
 def _report(state: State) -> tf.Tensor:
     """Numbers in place of a State, which may be returned like any output: [5] or [5, batch, 1]."""
     counts = [state.attempts, state.accepted, state.status]
-    numbers = [*[tf.cast(n, state.s.dtype) for n in counts], state.s, state.h]
+    # Half precision cannot count.
+    dtype = tf.float32 if state.s.dtype.size < 4 else state.s.dtype
+    numbers = [tf.cast(n, dtype) for n in [*counts, state.s, state.h]]
     return tf.stop_gradient(tf.stack(numbers))
 
 
@@ -173,6 +181,7 @@ def _adjoint(
     t: tf.Tensor,
     read: list[Any],
     cotangents: States,
+    may_raise: bool,
 ) -> States:
     """Solve state and adjoint backward over each interval, with steps of its own.
 
@@ -225,6 +234,14 @@ def _adjoint(
             quadrature=parameters if beside else None,
             total=grads if beside else [],
         )
+        if may_raise:
+            # A cotangent that is not finite gives no finite gradient, and no failure: a loss that
+            # is scaled for half precision may overflow now and then.
+            given = [tf.reduce_all(tf.math.is_finite(x)) for x in a]
+            report = _report(state)
+            report = tf.where(tf.reduce_all(given), report, tf.ones_like(report))
+            what = 'gradient="adjoint", solved backward: '
+            checks.arrived(report, tf.stack([t0 + dt, t0]), solver.max_steps, what)
         gs = [row[-1] for row in rows[size:]]
         gs = [g / align(scale, g) for g in gs]  # (5.21)
         if beside:

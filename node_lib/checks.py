@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import numbers
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from .adaptive import NOT_FINITE, RUNNING, UNDERFLOW
 from .gradients import GRADIENTS
-from .solvers import SOLVERS, RungeKutta, Step, Structure
+from .solvers import SOLVERS, Func, RungeKutta, Step, Structure
 
 
 def _require(condition: Any, message: str) -> None:
@@ -37,7 +38,7 @@ def state(z0: Structure, name: str = "z0") -> Structure:
             f"{name} is {z0!r}, a structure of bare numbers: pass one tensor, such as "
             "tf.constant([1.0, 2.0]), or a structure of tensors"
         )
-    z0 = tf.nest.map_structure(tf.convert_to_tensor, z0)
+    z0 = tf.nest.map_structure(lambda x: _tensor(x, name), z0)
     leaves = tf.nest.flatten(z0)
     for leaf in leaves:
         if not leaf.dtype.is_floating:
@@ -67,7 +68,7 @@ def times(t: Any, z0: Structure) -> tf.Tensor:
             f"t has dtype {t.dtype.name} and z0 has {dtype.name}: they must be the same; "
             f"convert t with tf.cast(t, tf.{dtype.name})"
         )
-    t = tf.convert_to_tensor(t, dtype)
+    t = _tensor(t, "t", dtype)
     if t.shape.rank is None or t.shape.rank < 1:
         raise ValueError(
             f"t has shape {t.shape}: it must hold at least two times, [T] or [T, batch, 1]"
@@ -83,6 +84,10 @@ def times(t: Any, z0: Structure) -> tf.Tensor:
         tf.reduce_all(tf.math.is_finite(t)),
         "t has a time that is NaN or infinite: all must be finite",
     )
+    _require(
+        tf.reduce_all(tf.math.is_finite(t[-1] - t[0])),
+        f"t has a span that is infinite in {dtype.name}: its ends must be less far apart",
+    )
     gaps = t[1:] - t[:-1]
     monotonic = tf.reduce_all(gaps >= 0, axis=0) | tf.reduce_all(gaps <= 0, axis=0)
     _require(
@@ -90,6 +95,15 @@ def times(t: Any, z0: Structure) -> tf.Tensor:
         "t goes forward and then back: the times (of each sample) must be increasing or decreasing",
     )
     return t
+
+
+def _tensor(x: Any, name: str, dtype: tf.DType | None = None) -> tf.Tensor:
+    """x as a tensor, with its name in the error if it cannot be one."""
+    try:
+        return tf.convert_to_tensor(x, dtype)
+    except (TypeError, ValueError) as error:
+        what = "a tensor, or numbers that make one" if dtype is None else f"{dtype.name} numbers"
+        raise TypeError(f"{name} is {x!r}: it must be {what}") from error
 
 
 def batch(z0: Structure) -> None:
@@ -119,27 +133,43 @@ def _check_broadcast(row: tf.TensorShape, leaf: tf.TensorShape) -> None:
 
 def slope(dz: Structure, z: Structure) -> list[tf.Tensor]:
     """The leaves of func's result, which must have z's structure, shapes and dtype."""
+    return _like(z, dz, "func(t, z)", "dz/dt")
+
+
+def own_step(step: Step) -> Step:
+    """A step function of the user's own, its result held to z's structure, shapes and dtype."""
+
+    def checked(func: Func, t: Any, h: Any, z: Structure) -> Structure:
+        z1 = step(func, t, h, z)
+        leaves = _like(z, z1, "solver(func, t, h, z)", "z at t + h")
+        return tf.nest.pack_sequence_as(z, leaves)
+
+    return checked
+
+
+def _like(z: Structure, result: Any, call: str, what: str) -> list[tf.Tensor]:
+    """The leaves of a result that must have z's structure, shapes and dtype."""
     try:
-        tf.nest.assert_same_structure(z, dz)
-        if any(k is None for k in tf.nest.flatten(dz)):
+        tf.nest.assert_same_structure(z, result)
+        if any(k is None for k in tf.nest.flatten(result)):
             raise TypeError("a leaf is None")
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "func(t, z) returned another structure than z: it must return dz/dt with z's "
-            f"structure. z: {_outline(z)}; returned: {_outline(dz)}"
+            f"{call} returned another structure than z: it must return {what} with z's "
+            f"structure. z: {_outline(z)}; returned: {_outline(result)}"
         ) from error
     leaves = []
-    for k, leaf in zip(tf.nest.flatten(dz), tf.nest.flatten(z), strict=True):
-        k = tf.convert_to_tensor(k) if tf.is_tensor(k) else tf.convert_to_tensor(k, leaf.dtype)
+    for k, leaf in zip(tf.nest.flatten(result), tf.nest.flatten(z), strict=True):
+        k = _tensor(k, f"what {call} returned", None if tf.is_tensor(k) else leaf.dtype)
         if k.dtype != leaf.dtype:
             raise TypeError(
-                f"func(t, z) returned dtype {k.dtype.name} for a state of dtype {leaf.dtype.name}: "
+                f"{call} returned dtype {k.dtype.name} for a state of dtype {leaf.dtype.name}: "
                 "it must return the state's dtype"
             )
         if not k.shape.is_compatible_with(leaf.shape):
             raise ValueError(
-                f"func(t, z) returned shape {k.shape} for a state of shape {leaf.shape}: "
-                "dz/dt must have the shape of z"
+                f"{call} returned shape {k.shape} for a state of shape {leaf.shape}: "
+                f"{what} must have the shape of z"
             )
         # A func that hides its static shape would change the shape of a loop variable.
         leaves.append(k if k.shape == leaf.shape else tf.ensure_shape(k, leaf.shape))
@@ -153,6 +183,12 @@ def _outline(structure: Any) -> str:
     if isinstance(structure, list | tuple):
         return f"{type(structure).__name__}({', '.join(map(_outline, structure))})"
     return str(list(structure.shape)) if hasattr(structure, "shape") else repr(structure)
+
+
+def function(func: Any) -> None:
+    """func can be called."""
+    if not callable(func):
+        raise TypeError(f"func is {func!r}: it must be a function func(t, z) that returns dz/dt")
 
 
 def settings(solver: str | Step, steps: Any, gradient: str) -> tuple[Step, int | None]:
@@ -170,6 +206,8 @@ def settings(solver: str | Step, steps: Any, gradient: str) -> tuple[Step, int |
 
 def _solver(method: str | Step) -> Step:
     """A step function from a solver's name, a RungeKutta, or a step function of your own."""
+    if isinstance(method, RungeKutta):
+        return method
     if isinstance(method, str):
         return SOLVERS[_choice(method, list(SOLVERS), "solver")]
     if not callable(method):
@@ -195,7 +233,7 @@ def _steps(n: Any, method: Any) -> int | None:
 
 def _choice(value: str, known: Sequence[str], name: str) -> str:
     """value, if it is one of the known names."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(known)}")
     return value
 
@@ -206,30 +244,59 @@ def _whole(n: Any, name: str) -> int:
         raise TypeError(f"{name} is {n!r}: it must be a whole number")
     if n < 1:
         raise ValueError(f"{name} is {n}: it must be at least 1")
+    if n > tf.int32.max:
+        raise ValueError(f"{name} is {n}: it must be at most {tf.int32.max}")
     return int(n)
 
 
-def tolerances(rtol: float, atol: float, max_steps: int, on_failure: str) -> None:
-    """The settings of adaptive steps: positive, finite and not all zero."""
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name} is {value!r}: it must be a positive number")
+def flag(value: Any, name: str) -> None:
+    """A setting that is on or off."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}: it must be True or False")
+
+
+def tolerances(
+    rtol: Any, atol: Any, max_steps: int, on_failure: str, dtype: tf.DType = tf.float32
+) -> tuple[Any, Any]:
+    """rtol and atol, positive and finite; and the other settings of adaptive steps."""
     _whole(max_steps, "max_steps")
     _choice(on_failure, ("raise", "nan"), "on_failure")
+    return _tolerance(rtol, "rtol", dtype), _tolerance(atol, "atol", dtype)
 
 
-def arrived(report: tf.Tensor, t: tf.Tensor, max_steps: int) -> None:
+def _tolerance(value: Any, name: str, dtype: tf.DType) -> Any:
+    """A positive number, or a tensor of a value that a graph learns only when it runs."""
+    number = isinstance(value, numbers.Real) or tf.is_tensor(value) or hasattr(value, "dtype")
+    if not number or isinstance(value, bool) or tuple(getattr(value, "shape", ())) != ():
+        raise TypeError(f"{name} is {value!r}: it must be one number")
+    if tf.is_tensor(value) and tf.get_static_value(value) is None:
+        fine = (value > 0) & tf.math.is_finite(value)
+        _require(fine, f"{name} is not a positive number")
+        return tf.stop_gradient(tf.cast(value, dtype))
+    try:
+        value = float(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}: it must be one number") from None
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} is {value!r}: it must be a positive number")
+    return value
+
+
+def arrived(report: tf.Tensor, t: tf.Tensor, max_steps: int, what: str = "") -> None:
     """Raise if an adaptive solve did not reach its end; XLA cannot raise and has NaN instead."""
-    if 0 in report.shape:  # an empty batch
-        return
-    report = tf.reshape(report, [5, -1])  # one column, or one a sample
+    # One column, or one a sample; a column more, which has arrived, for a batch that is empty.
+    samples = tf.size(report[0])
+    report = tf.cast(tf.reshape(report, [5, -1]), t.dtype)
+    one = report.shape[1] == 1
+    if not one:
+        report = tf.concat([report, tf.ones([5, 1], t.dtype)], axis=1)
     worst = tf.argmin(report[3])
     _, accepted, status, s, h = tf.unstack(report[:, worst])
     failed = tf.reduce_sum(tf.cast(report[3] < 1, tf.int32))
 
     def of_worst(x: tf.Tensor) -> tf.Tensor:
-        x = tf.reshape(x, [-1])
-        return x[tf.minimum(worst, tf.size(x, tf.int64) - 1)]
+        x = tf.concat([tf.reshape(x, [-1]), tf.zeros([1], x.dtype)], axis=0)
+        return x[tf.minimum(worst, tf.maximum(tf.size(x, tf.int64) - 2, 0))]
 
     start, span = of_worst(t[0]), of_worst(t[-1] - t[0])
     values = {
@@ -238,9 +305,9 @@ def arrived(report: tf.Tensor, t: tf.Tensor, max_steps: int) -> None:
         "step": tf.abs(h * span),
         "accepted": accepted,
         "failed": failed,
-        "samples": tf.shape(report)[1],
+        "samples": samples,
     }
-    where = "in {failed} of {samples} samples, " if report.shape[1] != 1 else ""
+    where = "" if one else "in {failed} of {samples} samples, "
     sentences = {
         UNDERFLOW: "the step size fell to {step} at t = {at} WHERE"
         "where it no longer changes t: raise rtol and atol, or use float64; "
@@ -254,11 +321,32 @@ def arrived(report: tf.Tensor, t: tf.Tensor, max_steps: int) -> None:
         "a stiff problem needs many steps",
     }
     for reason, sentence in sentences.items():
-        sentence = sentence.replace("WHERE", where)
+        sentence = what + sentence.replace("WHERE", where)
         fine = (s >= 1) | tf.not_equal(tf.cast(status, tf.int32), reason)
         if not tf.executing_eagerly():
             pieces = re.split(r"\{(\w+)\}", sentence)
-            tf.debugging.Assert(fine, [values.get(piece, piece.strip()) for piece in pieces])
+            pieces = [piece.strip() for piece in pieces]
+            tf.debugging.Assert(fine, [values.get(piece, piece) for piece in pieces])
         elif not fine:
             words = {name: f"{float(value):.6g}" for name, value in values.items()}
             raise RuntimeError(sentence.format(**words))
+
+
+def no_nan(rows: list[tf.Tensor], t: tf.Tensor) -> None:
+    """Raise if a state on the fixed grid is NaN, which only func or an overflow can have made."""
+    nan = [tf.reduce_any(tf.math.is_nan(row), axis=list(range(1, row.shape.rank))) for row in rows]
+    bad = functools.reduce(tf.logical_or, nan)
+    fine = tf.logical_not(tf.reduce_any(bad))
+    if tf.executing_eagerly() and fine:
+        return
+    j = tf.argmax(tf.cast(bad, tf.int32))
+    pieces = [
+        "the state is NaN at t =",
+        t[j] if t.shape.rank == 1 else tf.reduce_max(t[j]),
+        "and not before: look at what func(t, z) gives up to there; if the state grew without "
+        "bound, take more steps",
+    ]
+    if not tf.executing_eagerly():
+        tf.debugging.Assert(fine, pieces)
+    else:
+        raise RuntimeError(" ".join(x if isinstance(x, str) else f"{float(x):.6g}" for x in pieces))

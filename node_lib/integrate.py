@@ -73,7 +73,7 @@ def odeint(
         steps: the number of equal steps in each interval; None for adaptive steps, which need a
             solver with an error estimate (bosh3, dopri5, tsit5, dopri8).
         rtol, atol: the relative and the absolute tolerance of an adaptive step's error; atol is
-            in the unit of z.
+            in the unit of z. A tensor is welcome, also one whose value only a graph learns.
         gradient: how to differentiate.
 
             - ``"backprop"``: the tape goes through every operation of the solver and keeps what
@@ -92,9 +92,11 @@ def odeint(
             func sees one time a sample, ``[batch, 1]``.
         max_steps: how many adaptive steps may be tried. "checkpoint" reserves memory for so many
             states.
-        on_failure: what happens if an adaptive solve does not arrive. ``"raise"``: RuntimeError,
-            or ``tf.errors.InvalidArgumentError`` inside a ``tf.function``. ``"nan"``: NaN in the
-            states that were not reached. Code compiled by XLA cannot raise: there it is NaN.
+        on_failure: what happens if an adaptive solve does not arrive, or a state on the fixed
+            grid is NaN. ``"raise"``: RuntimeError, or ``tf.errors.InvalidArgumentError`` inside a
+            ``tf.function``; so does a gradient by "adjoint" whose adaptive solve back does not
+            arrive. ``"nan"``: NaN in the states that were not reached. Code compiled by XLA cannot
+            raise: there it is NaN. What overflows on the fixed grid is infinite, as computed.
         return_stats: return ``(z, Stats)``.
 
     Returns:
@@ -115,8 +117,11 @@ def odeint(
     to 8 the gradients, Chapter 9 the adaptive steps.
     """
     step, steps = checks.settings(solver, steps, gradient)
-    checks.tolerances(rtol, atol, max_steps, on_failure)
+    checks.function(func)
+    checks.flag(per_sample, "per_sample")
     z0 = checks.state(z0)
+    dtype = tf.nest.flatten(z0)[0].dtype
+    rtol, atol = checks.tolerances(rtol, atol, max_steps, on_failure, dtype)
     t = checks.times(t, z0)
     if per_sample:
         checks.batch(z0)
@@ -133,15 +138,19 @@ def odeint(
     if steps is None:
         assert isinstance(step, RungeKutta)  # checks.settings saw to it
         adaptive = Adaptive(step, rtol, atol, max_steps, per_sample)
-        states, report = solve_adaptive(adaptive, flat_func, leaves, t, gradient)
-        if on_failure == "raise":
+        may_raise = on_failure == "raise"
+        states, report = solve_adaptive(adaptive, flat_func, leaves, t, gradient, may_raise)
+        if may_raise:
             checks.arrived(report, t, max_steps)
         counts = tf.cast(report[:2], tf.int32)
         attempts, accepted = tf.unstack(tf.reshape(counts, [2, -1]) if per_sample else counts)
         stats = Stats(adaptive.evaluations(attempts), accepted, attempts - accepted)
     else:
-        grid = FixedGrid(flat_func, step, steps, pack)
+        checked = step if isinstance(step, RungeKutta) else checks.own_step(step)
+        grid = FixedGrid(flat_func, checked, steps, pack)
         states = gradients.solve(grid, leaves, t, gradient)
+        if on_failure == "raise":
+            checks.no_nan(states, t)
         taken = tf.convert_to_tensor((count(t) - 1) * steps)
         each = _evaluations(step, z0) if return_stats else 0
         stats = Stats(taken * each, taken, tf.zeros_like(taken))

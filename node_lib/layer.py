@@ -147,9 +147,10 @@ class NeuralODE(keras.layers.Layer):
         RuntimeError: as ``odeint``, where adaptive steps do not arrive.
 
     ``solver``, ``steps``, ``rtol``, ``atol`` and all other settings may be changed after training:
-    train precise, serve fast. The state keeps the precision of the layer's variables (float32
-    under a mixed policy). Called eagerly, the layer compiles its solve once and calls it again
-    from then on.
+    train precise, serve fast. (What Keras has traced for a model goes on as it was, until
+    ``model.make_predict_function(force=True)`` or ``model.compile`` traces it anew.) The state
+    keeps the precision of the layer's variables (float32 under a mixed policy). Called eagerly,
+    the layer compiles its solve once and calls it again from then on.
 
     Source: Chen et al., Neural Ordinary Differential Equations (2018), arXiv 1806.07366.
     Chapter 4.
@@ -177,11 +178,12 @@ class NeuralODE(keras.layers.Layer):
         self.dynamics = dynamics
         self.dt, self.t0 = dt, t0
         self.solver, self.steps, self.gradient = solver, steps, gradient
-        self.rtol, self.atol, self.max_steps = rtol, atol, max_steps
+        self.rtol, self.atol = checks.tolerances(rtol, atol, max_steps, "raise")
+        self.max_steps = max_steps
         self.per_sample = per_sample
         self.return_states = return_states
         checks.settings(solver, steps, gradient)
-        checks.tolerances(rtol, atol, max_steps, "raise")
+        checks.flag(per_sample, "per_sample")
         if return_states and steps is None:
             raise ValueError(
                 "return_states=True with steps=None: adaptive steps have no fixed number of "
@@ -191,11 +193,17 @@ class NeuralODE(keras.layers.Layer):
 
     def build(self, z0_shape: Any, dt_shape: Any = None) -> None:
         """Create the variables of the dynamics. Keras calls it."""
-        # Tracing once creates the variables of any dynamics, also of a layer that is not built.
-        z_specs = _map_shapes(lambda s: tf.TensorSpec(s, self.variable_dtype), z0_shape)
+        dtype = self.variable_dtype
         t_shape = [] if dt_shape is None else dt_shape
+        if isinstance(self.dynamics, keras.layers.Layer):
+            # Keras creates the variables of a layer outside of any graph, as tf.distribute needs.
+            z = _map_shapes(lambda s: keras.KerasTensor(s, dtype), z0_shape)
+            self.dynamics(keras.KerasTensor(t_shape, dtype), z)
+            return
+        # Tracing once creates the variables of any other dynamics.
+        z_specs = _map_shapes(lambda s: tf.TensorSpec(s, dtype), z0_shape)
         tf.function(self.dynamics, autograph=False).get_concrete_function(
-            tf.TensorSpec(t_shape, self.variable_dtype), z_specs
+            tf.TensorSpec(t_shape, dtype), z_specs
         )
 
     def __call__(self, z0: Structure, dt: Any = None, **kwargs: Any) -> Structure:
