@@ -1,6 +1,10 @@
 """The Keras layer: in models, in fit, saved and loaded, with its own spans and states."""
 
 import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -273,3 +277,166 @@ def test_adaptive_steps_train_save_and_load(tmp_path, per_sample):
 def test_dynamics_must_be_callable():
     with pytest.raises(TypeError, match="dynamics is 3"):
         NeuralODE(3)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_fit_learns_in_mixed_precision(policy):
+    """Also when the scaled loss overflows: the optimizer skips that step, and nothing raises."""
+    half = keras.dtype_policies.DTypePolicy(policy)
+    keras.utils.set_random_seed(1)
+    net = keras.Sequential(
+        [keras.layers.Dense(8, "tanh", dtype=half), keras.layers.Dense(2, dtype=half)]
+    )
+    ode = NeuralODE(Autonomous(net, dtype=half), steps=2, gradient="adjoint", dtype=half)
+    network = keras.Sequential([keras.layers.Input([2]), ode, keras.layers.Dense(1)])
+    adam = keras.optimizers.Adam(0.01)
+    if policy == "mixed_float16":
+        adam = keras.optimizers.LossScaleOptimizer(adam, initial_scale=2.0**24)
+    network.compile(adam, "mse")
+    history = network.fit(X, Y, batch_size=8, epochs=8, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+    assert all(v.dtype == "float32" for v in network.trainable_variables)
+
+
+def test_changed_settings_take_effect_in_every_way_of_running():
+    network = model(solver="dopri5", steps=None, rtol=1e-2, atol=1e-2)
+    ode = network.layers[0]
+    network.compile("sgd", "mse")
+    network.fit(X, Y, epochs=1, verbose=0)
+
+    def results():
+        network.make_predict_function(force=True)  # Keras keeps what it has traced
+        return [network(X).numpy(), network.predict(X, verbose=0), tf.function(network)(X).numpy()]
+
+    seen = []
+    for change in ({}, {"rtol": 1e-6, "atol": 1e-6}, {"steps": 1}, {"solver": "euler"}):
+        for name, value in change.items():
+            setattr(ode, name, value)
+        eager, predicted, graph = results()
+        np.testing.assert_allclose(predicted, eager, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(graph, eager, rtol=1e-5, atol=1e-6)
+        assert all(np.abs(eager - other).max() > 1e-6 for other in seen), change
+        seen.append(eager)
+
+
+def test_tolerances_may_be_numpy_numbers_and_are_saved_as_plain_ones(tmp_path):
+    network = model(solver="dopri5", steps=None, rtol=np.float32(1e-3), atol=np.array(1e-4))
+    network.save(tmp_path / "model.keras")
+    ode = keras.models.load_model(tmp_path / "model.keras").layers[0]
+    assert (ode.rtol, ode.atol) == (float(np.float32(1e-3)), 1e-4)
+
+
+def in_a_process(program, folder, *arguments):
+    """What a Python program prints that runs in a folder of its own, without this project."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "TF_CONFIG")}
+    run = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
+
+
+SERVE = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+try:
+    import node_lib
+except ImportError:
+    pass
+else:
+    raise SystemExit("node_lib is on the path")
+x = np.load("x.npy")
+names = ("exported", "exported adaptive", "saved")
+served = {name: tf.saved_model.load(name) for name in names}
+np.savez("served.npz", **{
+    f"{name} {batch}": module.serve(x[:batch])
+    for name, module in served.items()
+    for batch in (1, 5, 32)
+})
+"""
+
+
+class Served(tf.Module):
+    """A layer as tf.saved_model.save wants it: a module with a function of known signature."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.serve = tf.function(layer, input_signature=[tf.TensorSpec([None, 2])])
+
+
+def test_a_saved_model_serves_without_node_lib(tmp_path):
+    models = {
+        "exported": model(),
+        "exported adaptive": model(solver="dopri5", steps=None, per_sample=True),
+        "saved": model(solver="heun", gradient="reversible"),
+    }
+    models["exported"].export(tmp_path / "exported", verbose=False)
+    models["exported adaptive"].export(tmp_path / "exported adaptive", verbose=False)
+    tf.saved_model.save(Served(models["saved"]), str(tmp_path / "saved"))
+    np.save(tmp_path / "x.npy", X)
+    in_a_process(SERVE, tmp_path)
+    served = np.load(tmp_path / "served.npz")
+    for name, network in models.items():
+        for batch in (1, 5, 32):
+            np.testing.assert_allclose(
+                served[f"{name} {batch}"], network(X[:batch]), rtol=1e-5, atol=1e-6
+            )
+
+
+DISTRIBUTED = """
+import sys
+
+sys.path.insert(0, sys.argv[1])
+import keras
+import numpy as np
+import tensorflow as tf
+
+from node_lib import ConcatTime, NeuralODE
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+x = np.load("x.npy")
+y = x[:, :1] * x[:, 1:]
+
+
+def trained(strategy, options):
+    with strategy.scope():
+        keras.utils.set_random_seed(1)
+        net = keras.Sequential(
+            [keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(2)]
+        )
+        ode = NeuralODE(ConcatTime(net), **options)
+        network = keras.Sequential([keras.layers.Input([2]), ode, keras.layers.Dense(1)])
+        network.compile(keras.optimizers.SGD(0.1), "mse")
+    network.fit(x, y, batch_size=32, epochs=3, shuffle=False, verbose=0)
+    return [np.array(w) for w in network.get_weights()]
+
+
+for options in (
+    {"steps": 4, "gradient": "checkpoint"},
+    {"steps": 4, "gradient": "reversible"},
+    {"solver": "dopri5", "steps": None, "gradient": "adjoint", "per_sample": True},
+):
+    two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    assert two.num_replicas_in_sync == 2
+    one = tf.distribute.get_strategy()
+    before, after = trained(one, options), trained(two, options)
+    worst = max(float(np.abs(a - b).max()) for a, b in zip(before, after))
+    assert worst < 1e-5, (options, worst)
+    print(options, worst)
+"""
+
+
+def test_two_devices_train_as_one(tmp_path):
+    """MirroredStrategy: half of each batch on each device, and the weights of the whole batch."""
+    np.save(tmp_path / "x.npy", X)
+    project = pathlib.Path(__file__).parents[1]
+    assert in_a_process(DISTRIBUTED, tmp_path, project).count("{") == 3

@@ -1,0 +1,61 @@
+"""The memory of a gradient, measured in processes of their own (measure_memory.py)."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from measure_memory import SHAPE
+
+HERE = pathlib.Path(__file__).parent
+
+
+def measure(*arguments):
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    run = subprocess.run(
+        [sys.executable, HERE / "measure_memory.py", *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The bytes of each program, such as "adjoint 10"."""
+    return measure("compiled", tmp_path_factory.mktemp("xla"))
+
+
+@pytest.mark.parametrize("gradient", ["adjoint", "reversible"])
+def test_compiled_memory_does_not_grow_with_the_steps(compiled, gradient):
+    """All that XLA assigns to the gradient: 10,000 steps against 10, within 5 %."""
+    few, many = compiled[f"{gradient} 10"], compiled[f"{gradient} 10000"]
+    print(f"{gradient}: {few} bytes at 10 steps, {many} at 10,000")
+    assert many < 1.05 * few
+
+
+def test_compiled_memory_of_checkpoint_is_that_of_its_states(compiled):
+    few, many = compiled["checkpoint 10"], compiled["checkpoint 10000"]
+    states = (10_000 - 10) * 4 * np.prod(SHAPE["compiled"])
+    print(f"checkpoint: {(many - few) / states:.3f} of the states")
+    assert 1.0 <= (many - few) / states <= 1.2
+
+
+def test_resident_memory():
+    """The peak of a process in a plain graph, at 1,010 steps against 10; a state is 128 KiB."""
+    states = 1000 * 4 * np.prod(SHAPE["resident"])
+    for gradient, least, most in (
+        ("adjoint", -1, 0.05),
+        ("reversible", -1, 0.05),
+        ("checkpoint", 0.9, 1.2),
+    ):
+        rises = measure("resident", gradient, 10, 1010)
+        grown = (rises[f"{gradient} 1010"] - rises[f"{gradient} 10"]) / states
+        print(f"{gradient}: grown by {grown:.3f} of the bytes of 1,000 states")
+        assert least < grown < most
