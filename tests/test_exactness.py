@@ -106,13 +106,21 @@ def worst(exact, ours):
 @pytest.mark.parametrize(
     ("gradient", "exact", "how", "times"),
     [
-        ("checkpoint", "backprop", {}, "shared"),
+        pytest.param("checkpoint", "backprop", {}, "shared", marks=pytest.mark.long),
         ("checkpoint", "backprop", {}, "own"),
-        ("reversible", "the scheme", {}, "backward"),
+        pytest.param("reversible", "the scheme", {}, "backward", marks=pytest.mark.long),
         ("reversible", "the scheme", {}, "own"),
-        ("checkpoint", "backprop", {"adaptive": True}, "backward"),
+        pytest.param(
+            "checkpoint", "backprop", {"adaptive": True}, "backward", marks=pytest.mark.long
+        ),
         ("checkpoint", "backprop", {"adaptive": True}, "own"),
-        ("checkpoint", "backprop", {"adaptive": True, "per_sample": True}, "shared"),
+        pytest.param(
+            "checkpoint",
+            "backprop",
+            {"adaptive": True, "per_sample": True},
+            "shared",
+            marks=pytest.mark.long,
+        ),
         ("checkpoint", "backprop", {"adaptive": True, "per_sample": True}, "own"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
@@ -130,7 +138,7 @@ def test_the_exact_modes_are_the_tape(gradient, exact, how, times):
         ("checkpoint", {}),
         ("reversible", {}),
         ("adjoint", {}),
-        ("checkpoint", {"adaptive": True, "per_sample": True}),
+        pytest.param("checkpoint", {"adaptive": True, "per_sample": True}, marks=pytest.mark.long),
     ],
     ids=["checkpoint", "reversible", "adjoint", "per_sample"],
 )
@@ -165,7 +173,7 @@ def test_the_exact_modes_are_central_differences(gradient):
         np.testing.assert_allclose(slope, (4 * fine - coarse) / 3, rtol=1e-8)
 
 
-@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("per_sample", [pytest.param(False, marks=pytest.mark.long), True])
 def test_the_adaptive_adjoint_tends_to_the_exact_gradient(per_sample):
     """Where each sample has its own times and direction: with the tolerance."""
 

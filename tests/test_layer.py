@@ -422,7 +422,6 @@ def trained(strategy, options):
 
 for options in (
     {"steps": 4, "gradient": "checkpoint"},
-    {"steps": 4, "gradient": "reversible"},
     {"solver": "dopri5", "steps": None, "gradient": "adjoint", "per_sample": True},
 ):
     two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -439,4 +438,4 @@ def test_two_devices_train_as_one(tmp_path):
     """MirroredStrategy: half of each batch on each device, and the weights of the whole batch."""
     np.save(tmp_path / "x.npy", X)
     project = pathlib.Path(__file__).parents[1]
-    assert in_a_process(DISTRIBUTED, tmp_path, project).count("{") == 3
+    assert in_a_process(DISTRIBUTED, tmp_path, project).count("{") == 2

@@ -47,6 +47,7 @@ def test_compiled_memory_of_checkpoint_is_that_of_its_states(compiled):
     assert 1.0 <= (many - few) / states <= 1.2
 
 
+@pytest.mark.long
 def test_resident_memory():
     """The peak of a process in a plain graph, at 1,010 steps against 10; a state is 128 KiB."""
     states = 1000 * 4 * np.prod(SHAPE["resident"])

@@ -1,7 +1,7 @@
 """Random structures, shapes, dtypes, times and settings, against a plain loop in NumPy.
 
 Adaptive steps against closed forms, random wrong arguments, and dynamics that fail.
-HYPOTHESIS_PROFILE=long runs 2,000 cases instead of 40.
+HYPOTHESIS_PROFILE=long runs 2,000 cases of each instead of 40.
 """
 
 import functools
@@ -172,7 +172,8 @@ def test_adaptive_steps_end_within_the_tolerance(problem, settings):
     assert np.all(stats.accepted >= 1) and np.all(stats.rejected >= 0)
 
 
-# Fewer: the tape of an eager solve takes its time.
+# Fewer, and only in the long search: the tape of an eager solve takes its time.
+@pytest.mark.long
 @settings(max_examples=max(10, settings.default.max_examples // 4))
 @given(logistic_problems(), ADAPTIVE)
 def test_adaptive_gradients_are_those_of_the_same_steps(problem, choice):
