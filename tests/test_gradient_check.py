@@ -201,3 +201,7 @@ def test_any_shape_and_size_and_any_wrong_entry(shape, seed, size, error):
     assert check_gradients(with_error(0 * planted), x).worst < 1e-6
     report = check_gradients(with_error(planted), x, report_only=True)
     assert report[0].problem and report.worst > error / 4
+
+
+def test_random_cotangents_see_what_a_plain_sum_would_cancel():
+    assert check_gradients(lambda x: tf.stack([tf.sin(x), -tf.sin(x)]), X).worst < 1e-9
