@@ -79,12 +79,14 @@ def odeint(
             - ``"backprop"``: the tape goes through every operation of the solver and keeps what
               it needs. Second derivatives need this one.
             - ``"checkpoint"``: the same gradient, keeping the state at each step and taking each
-              step again going back.
+              step again going back. func must answer the same when it is asked again: this and all
+              further modes warn of a func that draws random numbers or changes variables.
             - ``"adjoint"``: the continuous adjoint, solved backward in time. Memory does not
               depend on the number of steps, and the gradient has the solver's error.
             - ``"reversible"``: a scheme around the solver's step that can be undone, with its
               exact gradient, on the fixed grid. Memory does not depend on the number of steps;
-              the states differ from those of the other modes by the solver's error.
+              the states differ from those of the other modes by the solver's error, which grows
+              like e^(rate T) where states decay at that rate: not for stiff problems (Chapter 8).
 
             The sizes of adaptive steps count as constants.
         per_sample: axis 0 holds independent problems, and each takes its own adaptive steps, with

@@ -8,6 +8,10 @@ arithmetic and nothing need be kept for the way back:
 with y_0 = z_0 and Psi(h, t, z) the change of z over one step of any explicit method. The solution
 is y. It has the order of that method.
 
+What decays at a rate r under dz/dt = f grows at that rate in the difference of y and z, unless
+h r < 1 - c, about: with c = 0.999 that takes steps too small to be of use. So where r times the
+span is large, as in stiff problems, the solution is wrong (Chapter 8).
+
 Source: McCallum & Foster, Efficient, Accurate and Stable Gradients for Neural ODEs (2024), arXiv
 2410.11648.
 """

@@ -6,12 +6,20 @@ Chapter 6 explains the parts: ``tf.custom_gradient`` and the vector-Jacobian pro
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from .fixed_grid import States
+
+# Operations that draw or write; those of TensorFlow's stateless generators do neither.
+_NOT_REPEATABLE = (
+    *("Assign", "Multinomial", "ParameterizedTruncatedNormal", "Random", "ResourceScatter", "Rng"),
+    *("StatefulRandom", "StatefulStandardNormal", "StatefulTruncatedNormal", "StatefulUniform"),
+    "TruncatedNormal",
+)
 
 
 def differentiable(
@@ -58,8 +66,22 @@ def reads(func: Callable[..., Any], t: tf.Tensor, zs: States) -> list[Any]:
     t_spec = tf.TensorSpec(t.shape, t.dtype)
     z_specs = [tf.TensorSpec(z.shape, z.dtype) for z in zs]
     traced = tf.function(func, autograph=False).get_concrete_function(t_spec, z_specs)
+    _warn_if_not_repeatable(traced.graph.as_graph_def())
     found = [*traced.graph.variables, *traced.captured_inputs]
     return [x for x in found if x.dtype.is_floating]
+
+
+def _warn_if_not_repeatable(graph: Any) -> None:
+    """Modes that trace func evaluate it again on the way back, and must meet it unchanged."""
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    if any(node.op.startswith(_NOT_REPEATABLE) for node in nodes):
+        warnings.warn(
+            "func draws random numbers or changes variables, as Dropout and BatchNormalization do "
+            'in training. Every gradient but "backprop" evaluates it again on the way back, where '
+            "it answers otherwise: draw before the solve and let func read what was drawn, or use "
+            'gradient="backprop" (Chapter 8)',
+            stacklevel=4,
+        )
 
 
 def vjp(

@@ -1,5 +1,6 @@
 """Gradients of every mode: closed forms, each other, finite differences, eager, graph and XLA."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -368,3 +369,40 @@ def largest_array(hlo):
         np.prod([int(n) for n in dims.split(",")]) for dims in re.findall(r"f32\[([\d,]+)\]", hlo)
     ]
     return 4 * max(sizes)
+
+
+def random_normal():
+    return lambda z: tf.random.normal(z.shape)
+
+
+def dropout():
+    layer = keras.layers.Dropout(0.5)
+    return lambda z: layer(z, training=True)
+
+
+def batch_normalization():
+    layer = keras.layers.BatchNormalization()
+    layer.build([3, 2])
+    return tf.function(lambda z: layer(z, training=True))
+
+
+@pytest.mark.parametrize("gradient", ["checkpoint", "adjoint", "reversible"])
+@pytest.mark.parametrize("make", [random_normal, dropout, batch_normalization])
+def test_a_func_that_answers_otherwise_when_asked_again_is_warned_of(make, gradient):
+    inner = make()
+    with pytest.warns(UserWarning, match="draws random numbers or changes variables"):
+        odeint(lambda t, z: inner(z), tf.ones([3, 2]), [0.0, 1.0], steps=1, gradient=gradient)
+
+
+def test_a_func_that_answers_the_same_is_not_warned_of(recwarn):
+    noise, layer = tf.random.normal([3, 2]), keras.layers.Dropout(0.5)
+
+    def func(t, z):
+        fixed = tf.random.stateless_normal([3, 2], seed=[1, 2])
+        return layer(z, training=False) + noise + fixed
+
+    for gradient in GRADIENTS:
+        odeint(func, tf.ones([3, 2]), [0.0, 1.0], steps=1, gradient=gradient)
+    odeint(func, tf.ones([3, 2]), [0.0, 1.0])
+    odeint(lambda t, z: dropout()(z), tf.ones([3, 2]), [0.0, 1.0], steps=1, gradient="backprop")
+    assert not [w for w in recwarn if "random" in str(w.message)]
