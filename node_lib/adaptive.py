@@ -305,6 +305,11 @@ class Output:
         axes = list(range(1, len(self.positions.shape)))
         return tf.reduce_min(self.positions, axes), tf.reduce_max(self.positions, axes)
 
+    def inside(self, j: tf.Tensor, s: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
+        """Whether position j lies in the step from s to end; the first step has its start too."""
+        at = self.positions[j]
+        return ((at > s) | (s <= 0)) & (at <= end)
+
     def start(self, z0: States) -> list[tf.TensorArray]:
         """The arrays of rows, of which the first is z0."""
         rows = count(self.positions)
@@ -333,7 +338,7 @@ class Output:
             theta = (self.positions[j] - state.s) / tf.where(h == 0, tf.ones_like(h), h)
             values = self.at(theta, h, state.z, slopes)
             if self.own:
-                mine = accept & (self.positions[j] > state.s) & (self.positions[j] <= end)
+                mine = accept & self.inside(j, state.s, end)
                 old = [row.read(j) for row in rows]
                 values = [tf.where(align(mine, z), z, o) for z, o in zip(values, old, strict=True)]
             return j + 1, write(rows, j, values)

@@ -130,7 +130,7 @@ def _checkpoint(
 
         def one_row(j: tf.Tensor, a: States, to_slopes: Any, g_positions: tf.Tensor) -> Any:
             theta = (positions[j] - s) / tf.where(h == 0, tf.ones_like(h), h)
-            mine = (positions[j] > s) & (positions[j] <= end)
+            mine = (h > 0) & output.inside(j, s, end)
             cs = [tf.where(align(mine, c[j]), c[j], tf.zeros_like(c[j])) for c in cotangents]
             sent = [[align(h * theta * polynomial(theta, row), c) * c for c in cs] for row in rows]
             moved = [
@@ -144,7 +144,7 @@ def _checkpoint(
             to_slopes = [add(x, y) for x, y in zip(to_slopes, sent, strict=True)]
             return j + 1, add(a, cs), to_slopes, g_positions
 
-        start = tf.maximum(tf.reduce_sum(tf.cast(last <= tf.reduce_min(s), tf.int32)), 1)
+        start = tf.maximum(tf.reduce_sum(tf.cast(last < tf.reduce_min(s), tf.int32)), 1)
         _, a, to_slopes, g_positions = tf.while_loop(
             due, one_row, (start, a, to_slopes, g_positions), maximum_iterations=final
         )
@@ -156,13 +156,8 @@ def _checkpoint(
         zeros_like([t0, span, *read], t.dtype),
     )
     a, g_positions, grads = repeat(taken, one_step, start, at_most=solver.max_steps)
-    # Rows at position 0 are z0 itself: the first, and all of a sample whose span is zero.
-    at_start = [
-        tf.reduce_sum(tf.where(align(positions <= 0, c), c, tf.zeros_like(c)), axis=0)
-        for c in cotangents
-    ]
     _, g_t = vjp(lambda: _clock(t), [t], [*grads[:2], g_positions])
-    return [*add(a, at_start), *g_t, *grads[2:]]
+    return [*add(a, [c[0] for c in cotangents]), *g_t, *grads[2:]]
 
 
 def _sum_like(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:

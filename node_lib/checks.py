@@ -269,10 +269,13 @@ def _tolerance(value: Any, name: str, dtype: tf.DType) -> Any:
     number = isinstance(value, numbers.Real) or tf.is_tensor(value) or hasattr(value, "dtype")
     if not number or isinstance(value, bool) or tuple(getattr(value, "shape", ())) != ():
         raise TypeError(f"{name} is {value!r}: it must be one number")
-    if tf.is_tensor(value) and tf.get_static_value(value) is None:
-        fine = (value > 0) & tf.math.is_finite(value)
-        _require(fine, f"{name} is not a positive number")
-        return tf.stop_gradient(tf.cast(value, dtype))
+    if tf.is_tensor(value):
+        known = tf.get_static_value(value)
+        if known is None:
+            fine = (value > 0) & tf.math.is_finite(value)
+            _require(fine, f"{name} is not a positive number")
+            return tf.stop_gradient(tf.cast(value, dtype))
+        value = known  # AutoGraph would make a tensor of float(tensor)
     try:
         value = float(value)
     except TypeError:

@@ -124,6 +124,19 @@ def test_the_gradient_of_every_time_is_the_slope_there():
         np.testing.assert_allclose(tape.gradient(loss, t), [-np.sum(later), *later], rtol=1e-6)
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_the_gradient_of_a_time_that_equals_the_first(gradient, own):
+    """z(t_1) = z0 where t_1 = t_0, and yet it moves with t_1, at the slope there."""
+    rows = np.array([0.2, 0.2, 1.0])
+    t = tf.constant(rows[:, None, None] if own else rows)
+    with tf.GradientTape() as tape:
+        tape.watch(t)
+        z0 = tf.constant([[2.0]], tf.float64)
+        z1 = odeint(lambda t, z: -0.7 * z, z0, t, gradient=gradient)[1]
+    np.testing.assert_allclose(np.ravel(tape.gradient(z1, t)), [1.4, -1.4, 0], atol=1e-12)
+
+
 @pytest.mark.parametrize("solver", PAIRS)
 def test_states_inside_a_step_are_as_good_as_its_end(solver):
     """t from 0 to 10 by the method's own steps, against exp and cos."""
