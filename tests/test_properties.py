@@ -429,7 +429,7 @@ def test_dynamics_that_fail_at_a_random_time(run, per_sample, on_failure, kinds,
     arguments = [tf.constant(x, kind) for x, kind in zip(numbers, types, strict=True)]
     solve = failing(solver, dtype, per_sample, on_failure)
     if on_failure == "raise" and fails.min() <= 2:
-        with pytest.raises(tf.errors.InvalidArgumentError, match="t = "):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="t ="):
             solve(*arguments)
         return
     found = solve(*arguments).numpy() / scale
