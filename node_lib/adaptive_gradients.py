@@ -32,13 +32,13 @@ def solve_adaptive(
     if gradient == "backprop":
         state, rows = solver.solve(rescaled(func, t0, span), z0, positions)
         return rows, _report(state)
-    read = reads(func, t0, z0)
+    read, ahead = reads(func, t0, z0)
     record, size = gradient == "checkpoint", len(z0)
 
     def forward(*inputs: tf.Tensor) -> tuple[States, States]:
         *z0, t = inputs
         t0, span, positions = _clock(t)
-        state, rows = solver.solve(rescaled(func, t0, span), z0, positions, record=record)
+        state, rows = solver.solve(rescaled(ahead, t0, span), z0, positions, record=record)
         outputs = [*rows, _report(state)]
         return outputs, [*outputs, *(step.stack() for step in state.steps)]
 

@@ -7,6 +7,7 @@ backward: one function each, below.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -26,7 +27,8 @@ def solve(grid: FixedGrid, z0: States, t: tf.Tensor, gradient: Gradient) -> Stat
     """The states at the times t, each [T, ...], differentiable by the mode named."""
     if gradient == "backprop":
         return grid.states(z0, t)
-    read = reads(grid.func, t[0], z0)
+    read, func = reads(grid.func, t[0], z0)
+    ahead = dataclasses.replace(grid, func=func)
     mode = {
         "checkpoint": _checkpoint,
         "adjoint": _adjoint,
@@ -36,9 +38,9 @@ def solve(grid: FixedGrid, z0: States, t: tf.Tensor, gradient: Gradient) -> Stat
     def forward(*inputs: tf.Tensor) -> tuple[States, States]:
         *z0, t = inputs
         if gradient == "reversible":
-            y, z = reversible.states(grid, z0, t)
+            y, z = reversible.states(ahead, z0, t)
             return y, [*y, *z]
-        kept = grid.states(z0, t, keep_every_step=gradient == "checkpoint")
+        kept = ahead.states(z0, t, keep_every_step=gradient == "checkpoint")
         return [k[:: grid.steps] for k in kept] if gradient == "checkpoint" else kept, kept
 
     def backward(kept: States, inputs: States, cotangents: States) -> States:

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from .fixed_grid import States
+from .fixed_grid import FlatFunc, States
 
 # Operations that draw or write; those of TensorFlow's stateless generators do neither.
 _NOT_REPEATABLE = (
@@ -57,18 +57,20 @@ def differentiable(
     return outputs
 
 
-def reads(func: Callable[..., Any], t: tf.Tensor, zs: States) -> list[Any]:
-    """The float variables and tensors that func reads beside its arguments.
+def reads(func: FlatFunc, t: tf.Tensor, zs: States) -> tuple[list[Any], FlatFunc]:
+    """The float variables and tensors that func reads beside its arguments, and func to evaluate.
 
     Tracing func shows them all, also those that no tape would find: variables that are not
-    trainable, and tensors that func closes over.
+    trainable, and tensors that func closes over. In eager mode the traced func takes the place of
+    func where nothing is recorded: a tape that func opens itself was at work when it was traced.
     """
     t_spec = tf.TensorSpec(t.shape, t.dtype)
     z_specs = [tf.TensorSpec(z.shape, z.dtype) for z in zs]
     traced = tf.function(func, autograph=False).get_concrete_function(t_spec, z_specs)
     _warn_if_not_repeatable(traced.graph.as_graph_def())
     found = [*traced.graph.variables, *traced.captured_inputs]
-    return [x for x in found if x.dtype.is_floating]
+    read = [x for x in found if x.dtype.is_floating]
+    return read, traced if tf.executing_eagerly() else func
 
 
 def _warn_if_not_repeatable(graph: Any) -> None:
