@@ -1,5 +1,6 @@
 """Neural ODEs in TensorFlow: ODE solvers, gradients through them and a Keras layer."""
 
+from .flow import ContinuousFlow
 from .gradient_check import check_gradients
 from .gradients import GRADIENTS
 from .integrate import Stats, odeint
@@ -24,6 +25,7 @@ __all__ = [
     "SOLVERS",
     "Autonomous",
     "ConcatTime",
+    "ContinuousFlow",
     "NeuralODE",
     "RungeKutta",
     "Stats",
