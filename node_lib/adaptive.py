@@ -255,7 +255,7 @@ class Adaptive:
             f=f0,
             row=tf.constant(1),
             rows=output.start(z0),
-            steps=[Rows(self.max_steps, x) for x in [one, one, *z0]] if record else [],
+            steps=[Rows(self.max_steps, x, kept=True) for x in [one, one, *z0]] if record else [],
             total=total or [],
         )
         (state,) = tf.while_loop(

@@ -58,7 +58,7 @@ class FixedGrid:
         """The states at the times t, [T, ...], or after every step, [(T - 1) steps + 1, ...]."""
         intervals = count(t) - 1
         rows = intervals * self.steps if keep_every_step else intervals
-        kept = [Rows(rows + 1, z).write(0, z) for z in z0]
+        kept = [Rows(rows + 1, z, keep_every_step).write(0, z) for z in z0]
 
         def interval(i: tf.Tensor, state: Any) -> Any:
             t0, dt = t[i], t[i + 1] - t[i]
@@ -82,8 +82,15 @@ def count(t: tf.Tensor) -> Any:
     return t.shape[0] if t.shape[0] is not None else tf.shape(t)[0]
 
 
-def Rows(n: Any, like: tf.Tensor) -> tf.TensorArray:
-    """Room for n tensors shaped like one that is given."""
+def Rows(n: Any, like: tf.Tensor, kept: bool = False) -> tf.TensorArray:
+    """Room for n tensors shaped like one that is given.
+
+    kept: for the way back. The static size of these rows is hidden: where TensorFlow's graph
+    optimiser expects much memory to be in use, it puts temporary variables into loops, and the
+    second call of the graph ends in AlreadyExistsError (tensorflow/tensorflow#23780).
+    """
+    if kept:
+        n = tf.reduce_sum(tf.ones([n], tf.int32))
     return tf.TensorArray(like.dtype, size=n, element_shape=like.shape, clear_after_read=False)
 
 

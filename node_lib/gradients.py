@@ -41,7 +41,11 @@ def solve(grid: FixedGrid, z0: States, t: tf.Tensor, gradient: Gradient) -> Stat
             y, z = reversible.states(ahead, z0, t)
             return y, [*y, *z]
         kept = ahead.states(z0, t, keep_every_step=gradient == "checkpoint")
-        return [k[:: grid.steps] for k in kept] if gradient == "checkpoint" else kept, kept
+        if gradient == "checkpoint":
+            shapes = [[t.shape[0], *k.shape[1:]] for k in kept]
+            rows = [tf.ensure_shape(k[:: grid.steps], s) for k, s in zip(kept, shapes, strict=True)]
+            return rows, kept
+        return kept, kept
 
     def backward(kept: States, inputs: States, cotangents: States) -> States:
         run = functools.partial(mode, grid, kept, read)

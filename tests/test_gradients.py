@@ -425,3 +425,21 @@ def test_func_may_open_a_tape_of_its_own(gradient, settings):
     g_z0, g_scale = gradients(loss, [z0, scale])
     np.testing.assert_allclose(g_z0, [np.exp(-0.7)] * 2, rtol=1e-3)
     np.testing.assert_allclose(g_scale, np.exp(-0.7), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"solver": "rk4", "steps": 300}, {"rtol": 1e-3, "atol": 1e-3}], ids=["fixed", "adaptive"]
+)
+def test_a_large_checkpoint_graph_can_be_called_again(settings):
+    """Where its optimiser expects much memory to be in use, TensorFlow adds temporary variables
+    that a second call of the graph finds in its way (tensorflow/tensorflow#23780)."""
+
+    @tf.function(input_signature=[tf.TensorSpec([512, 64])])
+    def grads(z0):
+        def loss():
+            return tf.reduce_sum(odeint(lambda t, z: t - z * z, z0, [0.0, 1.0], **settings)[-1])
+
+        return gradients(loss, [z0])
+
+    first, second = grads(tf.ones([512, 64])), grads(tf.ones([512, 64]))
+    np.testing.assert_array_equal(first[0], second[0])
