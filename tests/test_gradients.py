@@ -428,7 +428,9 @@ def test_func_may_open_a_tape_of_its_own(gradient, settings):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"solver": "rk4", "steps": 300}, {"rtol": 1e-3, "atol": 1e-3}], ids=["fixed", "adaptive"]
+    "settings",
+    [{"solver": "rk4", "steps": 300}, {"rtol": 1e-3, "atol": 1e-3}],
+    ids=["fixed", "adaptive"],
 )
 def test_a_large_checkpoint_graph_can_be_called_again(settings):
     """Where its optimiser expects much memory to be in use, TensorFlow adds temporary variables
