@@ -155,6 +155,18 @@ def test_the_noise_of_a_solve_stays_the_same(gradient):
         np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol)
 
 
+def test_seeds():
+    flow, again = (network_flow(trace="hutchinson", seed=3) for _ in range(2))
+    first, second = flow.log_prob(X), flow.log_prob(X)
+    assert np.abs(first - second).max() > 1e-3
+    np.testing.assert_array_equal(again.log_prob(X), first)
+    np.testing.assert_array_equal(flow.log_prob(X, seed=5), flow.log_prob(X, seed=5))
+    np.testing.assert_array_equal(flow.sample(4, seed=5), flow.sample(4, seed=5))
+    assert np.abs(flow.sample(4) - flow.sample(4)).max() > 1e-3
+    x, _ = flow.sample(4, seed=5, return_log_prob=True)
+    np.testing.assert_allclose(x, flow.sample(4, seed=5), rtol=1e-12)
+
+
 @pytest.mark.parametrize("options", SOLVERS[:2], ids=["rk4", "dopri5"])
 def test_log_prob_of_samples_is_what_sampling_says_and_the_flow_inverts(options):
     flow = network_flow(**options)
@@ -271,7 +283,9 @@ def test_save_and_load_needs_no_custom_objects(tmp_path, trace):
 
 
 def test_the_state_has_the_precision_of_the_variables():
-    assert network_flow("float64").log_prob(X).dtype == tf.float64
+    double = network_flow("float64")
+    assert double.log_prob(X).dtype == tf.float64
+    assert np.abs(double.log_prob(X) - double.log_prob(X.astype("float32"))).max() > 1e-10
     assert network_flow("float32").sample(3).dtype == tf.float32
     half = keras.dtype_policies.DTypePolicy("mixed_bfloat16")
     ode = NeuralODE(Autonomous(mlp(dtype=half), dtype=half), steps=2, dtype=half)
